@@ -1,0 +1,43 @@
+# Needs Python 3.11 or newer, git and make, nothing else. Everything that is made stays in this folder.
+# Settings: PYTHON=… the Python to use, ARGS=… more arguments for the command, WORKERS=… test processes.
+WORKERS ?= 2
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+.PHONY: help demo test check fmt lock clean setup-demo setup-dev
+
+help: ## Say what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
+
+demo: setup-demo ## Run a real Codex through codexd, kill codexd in mid-turn, see nothing lost (no account needed)
+	@$(BIN)/baa demo $(ARGS)
+
+test: check ## Check, then every other test: contract, fault, end to end
+	$(PYTEST) --ignore=tests/unit $(ARGS)
+
+check: setup-dev ## Format, lint, types, import contract, dependencies, unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry src
+	$(PYTEST) tests/unit
+
+fmt: setup-dev ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# No configuration and no cache of the user's: a lock file must not depend on the machine that made it.
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra codex --group build \
+	--generate-hashes --no-emit-index-url --no-python-downloads --no-config --no-cache --quiet --custom-compile-command 'make lock'
+
+lock: setup-dev ## Renew requirements/ from pyproject.toml (ARGS=--upgrade takes the newest versions)
+	$(LOCK) -o requirements/demo.txt $(ARGS)
+	$(LOCK) -o requirements/dev.txt --group dev -c requirements/demo.txt $(ARGS)
+
+clean: ## Remove the virtual environment and every cache
+	rm -rf .venv .venv.lock dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+setup-demo setup-dev: setup-%:
+	@python=$$(scripts/find-python) && "$$python" scripts/setup.py $*
