@@ -1,0 +1,1 @@
+"""The contract: what programs and clients say to one another. Imported by all, imports nothing of ours."""

@@ -1,0 +1,106 @@
+"""What `GET /v1/codexd/status` says: states, counts and versions, and no content."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class ChildState(StrEnum):
+    """Where the child (`codex app-server`) stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BACKOFF = "backoff"
+    CRASH_LOOP = "crash_loop"
+    UNAVAILABLE = "unavailable"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class DaemonState(StrEnum):
+    """Where codexd itself stands."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+class LastExit(Struct, rename="camel", kw_only=True, frozen=True):
+    """How the child ended last time: an exit code or a signal, or neither when nobody could see it."""
+
+    generation: int
+    at: str
+    code: int | None = None
+    signal: int | None = None
+    reason: str | None = None
+
+
+class DaemonStatus(Struct, rename="camel", kw_only=True, frozen=True):
+    """codexd itself."""
+
+    daemon_id: str
+    pid: int
+    version: str
+    started_at: str
+    state: DaemonState
+    address: str
+
+
+class ChildStatus(Struct, rename="camel", kw_only=True, frozen=True):
+    """The child. `problem` says what is wrong and what to do, when something is."""
+
+    state: ChildState
+    generation: int
+    pid: int | None
+    codex_version: str | None
+    started_at: str | None
+    restarts: int
+    last_exit: LastExit | None
+    problem: str | None
+
+
+class Counts(Struct, rename="camel", kw_only=True, frozen=True):
+    """How many there are of each."""
+
+    sessions: int
+    turns_queued: int
+    turns_running: int
+    turns_ended: int
+    open_interactions: int
+    subscribers: int
+
+
+class LogStatus(Struct, rename="camel", kw_only=True, frozen=True):
+    """Where the event log stands; `head` and `oldest` are seqs."""
+
+    epoch: str
+    head: int
+    oldest: int
+
+
+class RecentEvent(Struct, frozen=True):
+    """One of the last events, without its content."""
+
+    seq: int
+    at: str
+    type: str
+
+
+class CodexStatus(Struct, rename="camel", kw_only=True, frozen=True):
+    """What Codex says of its account. Null = it has not said."""
+
+    logged_in: bool | None
+    limits: dict[str, object] | None
+
+
+class Status(Struct, rename="camel", kw_only=True, frozen=True):
+    """The whole answer."""
+
+    daemon: DaemonStatus
+    child: ChildStatus
+    counts: Counts
+    log: LogStatus
+    recent_events: list[RecentEvent]
+    codex: CodexStatus

@@ -1,0 +1,1 @@
+"""The door that all three servers share: bind, guard, limits, envelope, tokens, serve. It knows no route of theirs."""

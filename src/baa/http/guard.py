@@ -1,0 +1,206 @@
+"""The guard: raw ASGI before the application, on HTTP and on the WebSocket handshake.
+
+Raw, because a framework's guards never see an unknown WebSocket path or an OPTIONS. The order is the contract:
+
+    Host → Origin, Sec-Fetch-Site, Referer → route → token → scope of the token → content → size → the application
+
+What is refused never reaches the application; refusals are constant (but for the path that a 404 names), counted by
+code, and end the connection. No answer carries a CORS header, so no page can read one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final, Literal, TypeAlias
+from urllib.parse import quote
+
+from baa.api.errors import Code, Rejected
+from baa.http import limits
+from baa.http.envelope import send_failure
+from baa.http.limits import App, Message, Receive, Scope, Send
+from baa.http.tokens import Tokens
+
+Access: TypeAlias = Literal["open", "read", "drive"]
+"""Who may use a route: anybody on this machine, a holder of a token, a holder of the drive token."""
+
+Routes: TypeAlias = Callable[[Literal["http", "websocket"], str, str], Access | None]
+"""The application's own route table: what (type, method, path) asks for; None = there is no such route."""
+
+SECURITY_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
+SHOWN_PATH_CHARS: Final = 200
+LINGER_SECONDS: Final = 1.0  # How long a refused client may go on sending, so that it reads the answer
+LINGER_BYTES: Final = 8 * limits.MAX_BODY_BYTES  # and not a reset; and how much.
+
+
+def loopback_hosts(port: int) -> frozenset[str]:
+    """The Host values by which a client on this machine reaches `port`."""
+    return frozenset({f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"})
+
+
+class Guard:
+    """`app` behind the checks. Made after the bind, for `allowed_hosts` name the real port.
+
+    `refused` counts refusals by code.
+    """
+
+    def __init__(self, app: App, *, program: str, allowed_hosts: Iterable[str], routes: Routes, tokens: Tokens) -> None:
+        self.refused: Counter[str] = Counter()
+        self._app = app
+        self._program = program
+        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._routes = routes
+        self._read = _digest(tokens.read)
+        self._drive = _digest(tokens.drive)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, one handshake, or the lifespan."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        send = _with_security_headers(send)
+        try:
+            self._admit(scope)
+            if scope["type"] == "http":
+                body = await limits.read_body(receive)
+                if body is None:
+                    return
+                receive = limits.replay(body, receive)
+        except Rejected as refusal:
+            self.refused[refusal.code] += 1
+            await _refuse(refusal, scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> None:
+        """Everything that can be said before the body; raises what is wrong first."""
+        headers: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        self._check_host(headers)
+        _check_origin(headers)
+        access = self._access(scope)
+        if access != "open":
+            self._check_token(headers, access)
+        if scope["type"] == "http":
+            _check_content(headers, scope["method"])
+
+    def _check_host(self, headers: dict[str, list[str]]) -> None:
+        hosts = headers.get("host", [])
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            raise Rejected(
+                Code.WRONG_HOST,
+                f"This Host is not one that {self._program} answers to. Use its loopback address with the port, "
+                "or name the proxy's host in allowedHosts.",
+            )
+
+    def _access(self, scope: Scope) -> Access:
+        kind: Literal["http", "websocket"] = "websocket" if scope["type"] == "websocket" else "http"
+        method: str = scope.get("method", "GET")
+        access = self._routes(kind, method, scope["path"])
+        if access is None:
+            asked = "WS" if kind == "websocket" else quote(method[:20], safe="")
+            raise Rejected(Code.UNKNOWN_ROUTE, f"Unknown {self._program} route {asked} {_shown_path(scope)}.")
+        return access
+
+    def _check_token(self, headers: dict[str, list[str]], access: Access) -> None:
+        given = headers.get("authorization", [])
+        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        digest = _digest(token)
+        drives = hmac.compare_digest(digest, self._drive)
+        reads = hmac.compare_digest(digest, self._read)
+        if scheme.lower() != "bearer" or not (drives or reads):
+            raise Rejected(
+                Code.UNAUTHORIZED,
+                "Send 'Authorization: Bearer TOKEN'. The tokens are the files read and drive in the folder "
+                "state/tokens below BAA_HOME.",
+            )
+        if access == "drive" and not drives:
+            raise Rejected(Code.READ_ONLY_TOKEN, "The read token may only look. Use the drive token for this.")
+
+
+def _check_origin(headers: dict[str, list[str]]) -> None:
+    """No web page has business here. One that was rebound to our address sends no Origin on a GET: hence the others."""
+    cross_site = any(value.lower() != "none" for value in headers.get("sec-fetch-site", []))
+    if "origin" in headers or "referer" in headers or cross_site:
+        raise Rejected(
+            Code.ORIGIN_REFUSED,
+            "Requests from web pages are refused. Use a program, or the dashboard of status-api.",
+        )
+
+
+def _check_content(headers: dict[str, list[str]], method: str) -> None:
+    if method in BODY_METHODS and not _is_json(headers.get("content-type", [])):
+        raise Rejected(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body with 'Content-Type: application/json'.")
+    if any(value.lower() != "identity" for value in headers.get("content-encoding", [])):
+        raise Rejected(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without a Content-Encoding.")
+    for value in headers.get("content-length", []):
+        limits.check_announced(value)
+
+
+def _is_json(content_types: list[str]) -> bool:
+    """Exactly one, and no form that a page may send without asking first."""
+    if len(content_types) != 1:
+        return False
+    media_type, *parameters = (part.strip().lower() for part in content_types[0].split(";"))
+    return media_type == "application/json" and all(
+        parameter in ("", "charset=utf-8", 'charset="utf-8"') for parameter in parameters
+    )
+
+
+def _shown_path(scope: Scope) -> str:
+    """The path as it came, in characters that mean nothing to a page, a terminal or a log."""
+    raw: bytes | None = scope.get("raw_path")
+    path = quote(scope["path"]) if raw is None else quote(raw.partition(b"?")[0], safe="/%:@~!$()*+,;=")
+    return path if len(path) <= SHOWN_PATH_CHARS else path[:SHOWN_PATH_CHARS] + "..."
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _with_security_headers(send: Send) -> Send:
+    async def send_sealed(message: Message) -> None:
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            theirs = list(message.get("headers", []))
+            names = {name.lower() for name, _ in theirs}
+            ours = [(name, value) for name, value in SECURITY_HEADERS if name not in names]
+            message = {**message, "headers": theirs + ours}
+        await send(message)
+
+    return send_sealed
+
+
+async def _refuse(refusal: Rejected, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()  # The handshake itself; the specification wants it taken before it is answered.
+        await send_failure(refusal, scope, send)
+        return
+    await send_failure(refusal, scope, send, more=True)
+    if _sends_body(scope):
+        await _linger(receive)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _sends_body(scope: Scope) -> bool:
+    """Whether more of the request is to come: a client that waits for our leave (Expect) sends nothing once refused."""
+    names = {name for name, value in scope["headers"] if (name, value) != (b"content-length", b"0")}
+    return bool(names & {b"content-length", b"transfer-encoding"}) and b"expect" not in names
+
+
+async def _linger(receive: Receive) -> None:
+    """Read and drop what a refused client still sends: closing at once would reset it before it reads the answer."""
+    left = LINGER_BYTES
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

@@ -1,0 +1,55 @@
+"""Structured logs: one JSON object a line, an event's fixed name and its fields, never a prompt or an answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+FILE_BYTES: Final = 10 * 1024 * 1024
+FILES_KEPT: Final = 5
+
+
+def to_folder(folder: Path, program: str) -> None:
+    """From now on every logger writes to `folder`/`program`.jsonl (0600, 10 MiB, five older ones kept).
+
+    A log that cannot be written does not stop the program. Raises OSError if the file cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{program}.jsonl"
+    os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+    handler = RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+    ]
+    render = structlog.processors.JSONRenderer(serializer=_serialize)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,  # what libraries log becomes a JSON line too
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                render,
+            ],
+        )
+    )
+    logging.raiseExceptions = False
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _serialize(entry: dict[str, Any], **_: object) -> str:
+    return msgspec.json.encode(entry, enc_hook=str).decode()
