@@ -1,0 +1,1 @@
+"""codexd: the only place where Codex runs."""

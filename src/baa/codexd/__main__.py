@@ -1,0 +1,39 @@
+"""`python -m baa.codexd [--config FILE]`: codexd alone, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from baa import config, logs
+from baa.api.errors import CannotStart
+from baa.codexd import daemon
+from baa.codexd.eventlog import LogFailed
+
+
+def main(config_file: Path | None = None) -> int:
+    """Run codexd until it is stopped; the exit code (sysexits). Its address is the one line on stdout."""
+    try:
+        resolved = config.load(config_file)
+        logs.to_folder(resolved.logs_dir, "codexd")
+        asyncio.run(daemon.run(resolved, on_started=_say_where))
+    except CannotStart as refused:
+        sys.stderr.write(f"codexd: {refused.message}\n")
+        return refused.exit_code
+    except LogFailed as failed:
+        sys.stderr.write(f"codexd: {failed}. Codex goes on; start codexd again once that is mended.\n")
+        return daemon.EX_IOERR
+    return 0
+
+
+def _say_where(address: str) -> None:
+    sys.stdout.write(f"codexd {address}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m baa.codexd", description=__doc__)
+    parser.add_argument("--config", type=Path, help="the configuration file (default: BAA_CONFIG, else baa.toml)")
+    sys.exit(main(parser.parse_args().config))

@@ -1,0 +1,1 @@
+"""Quarantine: the only code that knows Codex's dialect. Everything outside speaks of sessions and turns."""

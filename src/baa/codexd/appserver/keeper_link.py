@@ -1,0 +1,283 @@
+"""The way to the child, through its keeper: bytes from the spool file, lines and words over the keeper's socket.
+
+The protocol is the keeper's (see its module docstring); this is codexd's side of version 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from msgspec import Struct
+
+from baa.codexd.appserver.jsonrpc import LineSplitter
+
+VERSION: Final = 1
+_HEAD: Final = struct.Struct(">cQI")
+_FRAME_MAX: Final = 1 << 20
+
+CHUNK: Final = 256 * 1024
+"""Bytes of the spool taken at once: enough to be worth a commit, little enough that the loop goes on answering."""
+
+
+class KeeperGone(Exception):
+    """The keeper cannot be reached, or went away while it was spoken to."""
+
+
+class KeeperRefused(Exception):
+    """The keeper will not speak to this codexd: it says why."""
+
+
+class KeeperNewer(Exception):
+    """The keeper is of a later release than this codexd: it is left alone."""
+
+
+class Spool:
+    """Reads what the child wrote, from `offset` on. `offset` moves past whole lines only."""
+
+    def __init__(self, path: Path, offset: int) -> None:
+        """Nothing is opened before the first read: the keeper makes the file."""
+        self._path = path
+        self._start = offset
+        self._at = offset
+        self._file: int | None = None
+        self._splitter = LineSplitter()
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the spool that were given out as whole lines or skipped."""
+        return self._start + self._splitter.consumed
+
+    @property
+    def read_to(self) -> int:
+        """Bytes of the spool that were read, those of an unfinished line included."""
+        return self._at
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes read of a line that has not ended."""
+        return self._splitter.pending
+
+    @property
+    def oversize(self) -> int:
+        """How many lines were too long to be read."""
+        return self._splitter.oversize
+
+    def read(self) -> tuple[list[bytes], bool]:
+        """The next lines, and whether there may be more at once. Raises OSError."""
+        if self._file is None:
+            try:
+                self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return [], False
+        data = os.pread(self._file, CHUNK, self._at)
+        self._at += len(data)
+        return self._splitter.feed(data), len(data) == CHUNK
+
+    def size(self) -> int:
+        """How long the spool is now, in bytes."""
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the keeper said of itself when we met."""
+
+    state: str
+    child_pid: int | None
+    taken: int
+    spool: int
+    pid: int
+
+
+class Started(Struct, frozen=True):
+    """The child runs."""
+
+    child_pid: int
+
+
+class Taken(Struct, frozen=True):
+    """The keeper has all lines up to this number."""
+
+    number: int
+
+
+class Grown(Struct, frozen=True):
+    """The spool is longer than it was."""
+
+
+class Ended(Struct, frozen=True):
+    """The child is dead, and all that it wrote is in the spool."""
+
+
+Word = Started | Taken | Grown | Ended
+
+
+class KeeperLink:
+    """A connection to a keeper that has taken us for its codexd."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hello: Hello) -> None:
+        """Use `connect`."""
+        self._reader = reader
+        self._writer = writer
+        self.hello = hello
+
+    @classmethod
+    async def connect(cls, folder: Path, keeper_id: str) -> Self:
+        """Meet the keeper of `folder`.
+
+        Raises KeeperGone if nobody answers there, KeeperRefused if the keeper will not have us, KeeperNewer if it is
+        of a later release.
+        """
+        try:
+            reader, writer = await _open(folder)
+        except OSError as error:
+            raise KeeperGone(f"no keeper in {folder.name}: {error}") from error
+        try:
+            payload = f"keeperId={keeper_id}\npid={os.getpid()}\n".encode()
+            writer.write(_HEAD.pack(b"H", VERSION, len(payload)) + payload)
+            kind, version, told = await _frame(reader)
+            if kind == b"h" and version > VERSION:
+                raise KeeperNewer(f"the keeper of {folder.name} speaks version {version}, this codexd {VERSION}")
+            if kind == b"e":
+                raise KeeperRefused(told.decode("utf-8", "replace"))
+            if kind != b"h":
+                raise KeeperGone(f"the keeper began with {kind!r} instead of its hello")
+            return cls(reader, writer, _hello(_fields(told)))
+        except BaseException:
+            writer.close()
+            raise
+
+    async def words(self) -> AsyncIterator[Word]:
+        """What the keeper says, until it or the connection ends. Raises KeeperRefused."""
+        while True:
+            try:
+                kind, number, payload = await _frame(self._reader)
+            except KeeperGone:
+                return
+            match kind:
+                case b"s":
+                    yield Started(int(_fields(payload)["childPid"]))
+                case b"a":
+                    yield Taken(number)
+                case b"r":
+                    yield Grown()
+                case b"x":
+                    yield Ended()
+                case b"e":
+                    raise KeeperRefused(payload.decode("utf-8", "replace"))
+                case _:
+                    continue  # a word of a later keeper that this codexd can do without
+
+    def start(self) -> None:
+        """Let the keeper start the child."""
+        self._say(b"S", 0)
+
+    def line(self, number: int, data: bytes) -> None:
+        """Give the keeper line `number` for the child."""
+        self._say(b"L", number, data)
+
+    def orphan_ms(self, milliseconds: int) -> None:
+        """How long the keeper goes on without a codexd."""
+        self._say(b"O", milliseconds)
+
+    def end_child(self, *, at_once: bool = False) -> None:
+        """Have the child ended, by the ladder or at once."""
+        self._say(b"T", 1 if at_once else 0)
+
+    async def close(self) -> None:
+        """Leave the keeper to itself."""
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+    def _say(self, kind: bytes, number: int, payload: bytes = b"") -> None:
+        if not self._writer.is_closing():
+            self._writer.write(_HEAD.pack(kind, number, len(payload)) + payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child ended, as its keeper wrote it down; or that the keeper died first and nobody knows."""
+
+    keeper_died: bool
+    code: int | None = None
+    signal: int | None = None
+    reason: str | None = None
+    stderr_tail: str | None = None
+    taken: int | None = None
+
+
+def read_exit(folder: Path) -> Exit | None:
+    """What the keeper of `folder` wrote about its child's end; None if it wrote nothing."""
+    try:
+        head, _, stderr = (folder / "exit").read_bytes().partition(b"\nstderr=")
+    except FileNotFoundError:
+        return None
+    fields = _fields(head)
+    return Exit(
+        keeper_died=False,
+        code=_unless(fields.get("code"), -1),
+        signal=_unless(fields.get("signal"), 0),
+        reason=fields.get("reason"),
+        stderr_tail=stderr.decode("utf-8", "replace") or None,
+        taken=_number(fields.get("taken")),
+    )
+
+
+def _fields(text: bytes) -> dict[str, str]:
+    pairs = (line.partition("=") for line in text.decode("utf-8", "replace").splitlines())
+    return {name: value for name, _, value in pairs if name}
+
+
+def _unless(text: str | None, nothing: int) -> int | None:
+    number = _number(text)
+    return None if number == nothing else number
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def _hello(fields: dict[str, str]) -> Hello:
+    return Hello(
+        state=fields["state"],
+        child_pid=_unless(fields.get("childPid"), 0),
+        taken=int(fields["taken"]),
+        spool=int(fields["spool"]),
+        pid=int(fields["pid"]),
+    )
+
+
+async def _frame(reader: asyncio.StreamReader) -> tuple[bytes, int, bytes]:
+    try:
+        kind, number, length = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+        if length > _FRAME_MAX:
+            raise KeeperGone(f"the keeper sent a frame of {length} bytes")
+        return kind, number, await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, OSError) as error:
+        raise KeeperGone("the keeper closed the connection") from error
+
+
+async def _open(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    # A socket's address holds about 100 bytes, a state folder's path may be longer: go through a short symlink.
+    with tempfile.TemporaryDirectory(prefix="baa-", dir="/tmp") as short:
+        link = Path(short) / "k"
+        link.symlink_to(folder)
+        return await asyncio.open_unix_connection(link / "socket")

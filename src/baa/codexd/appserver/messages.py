@@ -1,0 +1,108 @@
+"""The parts of Codex's messages that codexd reads. All else of a message is passed on or left alone.
+
+Taken from the JSON schema that the app-server writes of itself; fields are optional where any release that we speak to
+leaves them out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, dataclass_transform
+
+from msgspec import Raw, Struct, field
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+class Message(Struct, rename="camel", frozen=True):
+    """Base: camelCase on the wire, unknown fields ignored."""
+
+
+class About(Message):
+    """Who a message concerns, when it says."""
+
+    thread_id: str | None = None
+
+
+class Turn(Message):
+    """A turn of Codex's. `items` is complete only where it was asked for with `itemsView: full`."""
+
+    id: str
+    status: str = "inProgress"
+    error: dict[str, Any] | None = None
+    items: list[Raw] = []
+
+
+class TurnMessage(Message):
+    """`turn/started`, `turn/completed`."""
+
+    thread_id: str
+    turn: Turn
+
+
+class ItemHead(Message):
+    """What every item has; `client_id` is our turn's id on the user's own message."""
+
+    id: str
+    type: str
+    client_id: str | None = None
+
+
+class ItemMessage(Message):
+    """`item/started`, `item/completed`."""
+
+    thread_id: str
+    turn_id: str
+    item: Raw
+
+
+class DeltaMessage(Message):
+    """`item/…/delta`."""
+
+    thread_id: str
+    turn_id: str
+    item_id: str
+    delta: str
+
+
+class UpdateMessage(Message):
+    """`thread/tokenUsage/updated`, `turn/plan/updated`, `turn/diff/updated`: whose it is."""
+
+    thread_id: str
+    turn_id: str
+
+
+class InitializeResult(Message):
+    """Answer to `initialize`: `user_agent` is NAME/VERSION (system) …."""
+
+    user_agent: str = ""
+
+
+class Thread(Message):
+    """A thread of Codex's."""
+
+    id: str
+
+
+class ThreadResult(Message):
+    """Answer to `thread/start` and `thread/resume`."""
+
+    thread: Thread
+    model: str | None = None
+
+
+class TurnResult(Message):
+    """Answer to `turn/start`."""
+
+    turn: Turn
+
+
+class TurnsResult(Message):
+    """Answer to `thread/turns/list`."""
+
+    data: list[Turn]
+
+
+class AccountResult(Message):
+    """Answer to `account/read`."""
+
+    account: dict[str, Any] | None = None
+    requires_openai_auth: bool = False

@@ -1,0 +1,267 @@
+"""codexd, put together: what is made in which order at start, and taken down in which at a stop.
+
+A stop (SIGTERM, SIGINT) ends the child and leaves nothing behind. Any other end is a hand-over: the keeper and its
+child go on, and the next codexd meets them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import apsw
+import msgspec
+import structlog
+
+from baa import __version__
+from baa.api import events as e
+from baa.api.endpoint import Endpoint, Program
+from baa.api.errors import EX_CONFIG, EX_TEMPFAIL, CannotStart
+from baa.api.events import EventType
+from baa.api.status import ChildState
+from baa.clock import Clock, SystemClock, rfc3339
+from baa.codexd import http, lifecycle, restore, schema
+from baa.codexd.appserver.keeper_link import KeeperNewer
+from baa.codexd.eventlog import EventLog, LogFailed, Transaction
+from baa.codexd.keepers import Setting
+from baa.codexd.machines import inputs as i
+from baa.codexd.machines.child import ChildChange
+from baa.codexd.machines.inputs import NewEvent
+from baa.codexd.main_loop import MainLoop
+from baa.codexd.policy import Policy
+from baa.codexd.status import Daemon
+from baa.codexd.subscriptions import Subscriptions
+from baa.codexd.supervisor import Supervisor
+from baa.config import Config
+from baa.http import serve
+from baa.http.guard import Guard, loopback_hosts
+from baa.http.tokens import ensure_tokens
+from baa.sqlite import open_reader
+
+INTERRUPT_S: Final = 5.0
+"""Seconds that running turns are given to end after turn/interrupt (Codex needs 0.02) before their child is ended."""
+
+EX_IOERR: Final = 74
+
+_log = structlog.get_logger("codexd")
+
+
+@dataclass(slots=True)
+class Stop:
+    """What asks codexd to stop: `asked` once, `hurried` by a second signal."""
+
+    asked: asyncio.Event
+    hurried: asyncio.Event
+
+    def signal(self) -> None:
+        """SIGTERM or SIGINT came."""
+        (self.hurried if self.asked.is_set() else self.asked).set()
+
+
+async def run(config: Config, *, on_started: Callable[[str], None] = lambda _: None) -> None:
+    """Run codexd until it is told to stop; `on_started` is given its address once it serves.
+
+    Raises CannotStart, and LogFailed when the log can no longer be written.
+    """
+    clock = SystemClock()
+    umask = _make_folders(config)
+    lock = _lock(config.state_dir / "daemon.lock")
+    stop = Stop(asyncio.Event(), asyncio.Event())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.signal)
+    try:
+        sock = serve.bind(config.address.host, config.address.port)
+        async with _started(config, sock, clock, umask) as daemon:
+            await _serve(daemon, config, sock, stop, on_started)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        os.close(lock)
+
+
+@asynccontextmanager
+async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int) -> AsyncIterator[Daemon]:
+    log = _open_log(config, clock)
+    log.on_events = lifecycle.write
+    try:
+        connection = open_reader(log.path)
+        main_loop = MainLoop(log, restore.restore(connection), clock=clock)
+        setting = Setting(
+            keepers=config.state_dir / "keepers",
+            daemon_lock=config.state_dir / "daemon.lock",
+            codex_home=config.codex_home,
+            server_command=config.server_command,
+            server_args=config.server_args,
+            orphan_ms=config.orphan_ms,
+            umask=umask,
+            version=__version__,
+        )
+        supervisor = Supervisor(main_loop, setting, clock=clock)
+        daemon = Daemon(
+            daemon_id=log.daemon_id,
+            pid=os.getpid(),
+            version=__version__,
+            started_at=rfc3339(clock.utc_ms()),
+            address=serve.base_url(sock),
+            clock=clock,
+            log=log,
+            loop=main_loop,
+            supervisor=supervisor,
+            subscriptions=Subscriptions(log),
+        )
+        left = restore.living(connection, setting.keepers, clock)
+        connection.close()
+        async with asyncio.TaskGroup() as tasks:
+            looping = tasks.create_task(main_loop.run(), name="main_loop")
+            failing = tasks.create_task(_fail_with(log), name="log")
+            try:
+                await main_loop.change(lambda transaction: _say(daemon, EventType.DAEMON_STARTED, transaction))
+                await supervisor.take_over(left)
+                yield daemon
+            finally:
+                looping.cancel()
+                failing.cancel()
+    except* KeeperNewer as newer:
+        raise CannotStart(
+            f"{newer.exceptions[0]}: start that release again, or end its keeper first.", exit_code=EX_CONFIG
+        ) from None
+    except* LogFailed as failed:
+        raise LogFailed(str(failed.exceptions[0])) from failed.exceptions[0]
+    finally:
+        await asyncio.to_thread(log.close)
+
+
+async def _serve(
+    daemon: Daemon, config: Config, sock: socket.socket, stop: Stop, on_started: Callable[[str], None]
+) -> None:
+    app, routes = http.application(daemon, _policy(config), config.event_stream_path)
+    hosts = loopback_hosts(sock.getsockname()[1]) | set(config.allowed_hosts)
+    tokens = ensure_tokens(config.tokens_dir)
+    guard = Guard(app, program="codexd", allowed_hosts=hosts, routes=routes, tokens=tokens)
+    server = serve.HttpServer(guard, sock)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.serve(), name="http")
+        child = tasks.create_task(daemon.supervisor.run(), name="supervisor")
+        await server.started.wait()
+        _write_endpoint(config.endpoint_file, daemon)
+        _log.info("serving", address=daemon.address, daemon_id=daemon.daemon_id)
+        on_started(daemon.address)
+        await stop.asked.wait()
+        await _stop_child(daemon, stop, config.drain_ms)
+        await child
+        server.stop()
+    _forget_endpoint(config.endpoint_file, daemon)
+    _log.info("stopped")
+
+
+async def _stop_child(daemon: Daemon, stop: Stop, drain_ms: int) -> None:
+    """Drain, interrupt, end the child: each step has its time, and a second signal skips to the last."""
+    loop = daemon.loop
+
+    def drain(transaction: Transaction) -> None:
+        loop.draining = True
+        if loop.child.state in (ChildState.STARTING, ChildState.READY):
+            loop.change_child(ChildChange.DRAIN)
+        _say(daemon, EventType.DAEMON_STOPPING, transaction)
+
+    await loop.change(drain)
+    await _until_idle(daemon, stop, drain_ms / 1000)
+    if loop.running() and not stop.hurried.is_set():
+        await loop.change(lambda transaction: loop.step_open(i.StopTurn(), transaction))
+        await _until_idle(daemon, stop, INTERRUPT_S)
+    await daemon.supervisor.stop(at_once=stop.hurried.is_set())
+
+
+async def _until_idle(daemon: Daemon, stop: Stop, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
+            hurry = tasks.create_task(stop.hurried.wait(), name="second signal")
+            while not stop.hurried.is_set():
+                generation = daemon.supervisor.generation
+                waiting = [
+                    session for session in daemon.loop.running() if session.running and not session.running.unresolved
+                ]
+                if not waiting or generation is None:
+                    break
+                woken = tasks.create_task(daemon.log.wait_past(daemon.log.head), name="log")
+                await asyncio.wait((hurry, woken), return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
+            hurry.cancel()
+
+
+def _say(daemon: Daemon, type_: EventType, transaction: Transaction) -> None:
+    payload = e.Daemon(daemon_id=daemon.daemon_id, pid=daemon.pid, version=daemon.version)
+    transaction.events.append(NewEvent(type_, None, None, payload))
+
+
+async def _fail_with(log: EventLog) -> None:
+    await log.failed
+
+
+def _open_log(config: Config, clock: Clock) -> EventLog:
+    path = config.state_dir / "codexd.sqlite3"
+    try:
+        return EventLog(path, clock=clock)
+    except schema.NewerSchema as newer:
+        raise CannotStart(f"{path}: {newer}. Install that release again.", exit_code=EX_CONFIG) from None
+    except apsw.Error as error:
+        raise CannotStart(f"The event log {path} cannot be opened: {error}", exit_code=EX_IOERR) from error
+
+
+def _policy(config: Config) -> Policy:
+    roots = tuple(Path(os.path.realpath(os.path.expanduser(root))) for root in config.ceiling.roots)
+    private = tuple(Path(os.path.realpath(folder)) for folder in (config.home, config.state_dir, config.codex_home))
+    return Policy(sandbox=config.ceiling.sandbox, roots=roots, private=private)
+
+
+def _make_folders(config: Config) -> int:
+    """Make what is missing, for nobody else to read. The umask that was the user's, for what Codex writes."""
+    umask = os.umask(0o077)
+    try:
+        for folder in (config.state_dir / "keepers", config.logs_dir, config.codex_home, config.endpoint_file.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotStart(f"A folder of codexd's cannot be made: {error}", exit_code=73) from error
+    return umask
+
+
+def _lock(path: Path) -> int:
+    """Hold the state folder: one daemon each. A POSIX lock, because the keeper asks who holds it.
+
+    The file must not be opened again in this process: closing it anywhere would let go of the lock.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise CannotStart(
+            f"Another codexd runs on {path.parent}. Stop it, or give this one a BAA_HOME of its own.",
+            exit_code=EX_TEMPFAIL,
+        ) from None
+    return lock
+
+
+def _write_endpoint(path: Path, daemon: Daemon) -> None:
+    told = Endpoint(codexd=Program(daemon.address, daemon.pid, daemon.daemon_id, daemon.started_at))
+    draft = path.with_suffix(f".{daemon.pid}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(told))
+    draft.replace(path)
+
+
+def _forget_endpoint(path: Path, daemon: Daemon) -> None:
+    with suppress(OSError, msgspec.DecodeError):
+        told = msgspec.json.decode(path.read_bytes(), type=Endpoint)
+        if told.codexd is not None and told.codexd.pid == daemon.pid:
+            path.unlink()

@@ -1,0 +1,137 @@
+"""One child's life as codexd sees it: where it has read to in the spool, and which lines it has for the child.
+
+Both stand in the log's file, changed in the transaction of what they belong to, so a codexd that comes back goes on
+with the very next byte and the very next line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from baa.clock import Clock, rfc3339
+from baa.codexd.appserver.keeper_link import Exit, KeeperLink, Spool
+from baa.codexd.appserver.translate import Line
+from baa.codexd.eventlog import Transaction
+
+
+@dataclass(slots=True)
+class Generation:
+    """A child, living or dying. `link` is None while nobody listens.
+
+    `lines` is the number of the last line for it, `given` of the last one that a keeper may have, `taken` of the last
+    one that it said it has.
+    """
+
+    number: int
+    keeper_id: str
+    folder: Path
+    spool: Spool
+    clock: Clock
+    lines: int = 0
+    given: int = 0
+    taken: int = 0
+    child_pid: int | None = None
+    child_start: str = ""
+    version: str | None = None
+    was_ready: bool = False
+    started: float = 0.0
+    link: KeeperLink | None = None
+    reading: bool = True
+    more: bool = False
+    asked: dict[str, int] = field(default_factory=dict)
+    _pruned: int = 0
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next line will have."""
+        return self.lines + 1
+
+    def send(self, transaction: Transaction, line: Line) -> None:
+        """Put a line into the outbox, and have it sent after the commit."""
+        self.lines += 1
+        number = self.lines
+        if line.request_id is not None:
+            self.asked[line.request_id] = number
+        transaction.statements.append(
+            (
+                "INSERT INTO outbox (generation, number, request_id, line) VALUES (?, ?, ?, ?)",
+                (self.number, number, line.request_id, line.data),
+            )
+        )
+        transaction.statements.append(self._set("lines", number))
+        transaction.done.append(lambda _: self._give(number, line.data))
+
+    def _give(self, number: int, data: bytes) -> None:
+        if self.link is not None:  # if not: what the keeper did not take is given when it is met again
+            self.given = max(self.given, number)
+            self.link.line(number, data)
+
+    def give_again(self, connection: apsw.Connection, link: KeeperLink) -> None:
+        """Give the keeper the lines that it did not take, and all later ones as they come."""
+        rows = connection.execute(
+            "SELECT number, line FROM outbox WHERE generation = ? AND number > ? ORDER BY number",
+            (self.number, link.hello.taken),
+        )
+        for number, data in rows:
+            self.given = max(self.given, number)
+            link.line(number, data)
+        self.link = link
+
+    def answered(self, transaction: Transaction, request_id: str) -> None:
+        """The answer to a request is in the log with this transaction."""
+        number = self.asked.pop(request_id, None)
+        if number is not None:
+            statement = "DELETE FROM outbox WHERE generation = ? AND number = ?"
+            transaction.statements.append((statement, (self.number, number)))
+
+    def number_of(self, what: str) -> int | None:
+        """The number of the unanswered request that begins so."""
+        return next((number for asked, number in self.asked.items() if asked.startswith(what + ":")), None)
+
+    def read_lines(self) -> list[bytes]:
+        """The next lines of the spool."""
+        lines, self.more = self.spool.read()
+        return lines
+
+    def advance(self, transaction: Transaction) -> None:
+        """Everything read so far belongs to this transaction; taken lines that ask nothing need not be kept."""
+        transaction.statements.append(self._set("spool_read", self.spool.offset))
+        if self.taken > self._pruned:
+            statement = "DELETE FROM outbox WHERE generation = ? AND number <= ? AND request_id IS NULL"
+            transaction.statements.append((statement, (self.number, self.taken)))
+            self._pruned = self.taken
+
+    def begin(self, transaction: Transaction) -> None:
+        """Put the generation down before its keeper is born."""
+        statement = "INSERT INTO generation (generation, keeper_id, folder, started_at) VALUES (?, ?, ?, ?)"
+        values = (self.number, self.keeper_id, self.folder.name, rfc3339(self.clock.utc_ms()))
+        transaction.statements.append((statement, values))
+
+    def born(self, transaction: Transaction, pid: int, start: str) -> None:
+        """The child runs; `start` tells it from a later process of the same pid."""
+        self.child_pid, self.child_start = pid, start
+        transaction.statements.append(self._set("child_pid", pid))
+        transaction.statements.append(self._set("child_start", start))
+
+    def ready(self, transaction: Transaction, version: str) -> None:
+        """The handshake is complete."""
+        self.version, self.was_ready = version, True
+        transaction.statements.append(self._set("version", version))
+        transaction.statements.append(self._set("ready_at", rfc3339(self.clock.utc_ms())))
+
+    def end(self, transaction: Transaction, told: Exit) -> None:
+        """The child is gone, and its spool is read to the end."""
+        statement = (
+            "UPDATE generation SET ended_at = ?, code = ?, signal = ?, reason = ?, keeper_died = ? WHERE generation = ?"
+        )
+        at = rfc3339(self.clock.utc_ms())
+        values = (at, told.code, told.signal, told.reason, int(told.keeper_died), self.number)
+        transaction.statements.append((statement, values))
+        transaction.statements.append(("DELETE FROM outbox WHERE generation = ?", (self.number,)))
+
+    def _set(self, column: str, value: Any) -> tuple[str, tuple[Any, ...]]:
+        return (f"UPDATE generation SET {column} = ? WHERE generation = ?", (value, self.number))

@@ -1,0 +1,98 @@
+"""Processes that a dead codexd or keeper left: found by what they hold or by their recorded pid and start time.
+
+Never by name, and never without the start time: a pid is given to another process sooner than one thinks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+ENDING_S: Final = 12.0
+"""Seconds that a keeper is given to end its child by the ladder (5 s after EOF, 3 s after SIGTERM) and itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A process as it was written down: its pid, and when it was born (ticks since boot on Linux, seconds on macOS)."""
+
+    pid: int
+    start: str
+
+    def find(self) -> psutil.Process | None:
+        """The process, if that very one still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            if self.pid > 0 and self.start == start_of(self.pid) and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        except (psutil.Error, OSError, ValueError):
+            return None
+        return None
+
+    async def gone(self, seconds: float) -> bool:
+        """Wait until it is gone, `seconds` at most; whether it is."""
+        process = self.find()
+        if process is None:
+            return True
+        try:
+            await asyncio.to_thread(process.wait, seconds)
+        except psutil.TimeoutExpired:
+            return False
+        return True
+
+
+def keeper_of(folder: Path) -> Recorded | None:
+    """The keeper that holds this folder now, if one does."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        pid = os.read(lock, 100).decode("ascii", "replace").partition(" ")[0]
+        # It holds the lock at this moment, so its pid is its own.
+        return Recorded(int(pid), start_of(int(pid))) if pid.isdecimal() else Recorded(0, "")
+    finally:
+        os.close(lock)
+
+
+async def end_keeper(keeper: Recorded, *, at_once: bool = False) -> None:
+    """End a keeper and its child: by its own ladder; `at_once` or too late, by SIGKILL (its child sees EOF then)."""
+    process = keeper.find()
+    if process is None:
+        return
+    if not at_once:
+        process.terminate()
+        if await keeper.gone(ENDING_S):
+            return
+    process.kill()
+    await keeper.gone(ENDING_S)
+
+
+async def end_strangers(keepers: Path, but: Path | None) -> list[int]:
+    """End every keeper of this state folder except the recorded one; the pids of those that were ended."""
+    ended = []
+    for folder in sorted(keepers.iterdir()):
+        keeper = None if folder == but else keeper_of(folder)
+        if keeper is not None:
+            await end_keeper(keeper)
+            ended.append(keeper.pid)
+    return ended
+
+
+def start_of(pid: int) -> str:
+    """When the process was born, in the words of `Recorded`; empty if there is no such process."""
+    try:
+        if Path("/proc/self/stat").exists():
+            return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+        return str(int(psutil.Process(pid).create_time()))
+    except (OSError, IndexError, psutil.Error):
+        return ""

@@ -1,0 +1,138 @@
+"""The log's file: its tables and their invariants, and refusing a file that a newer release wrote."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+
+VERSION: Final = 1
+
+SCHEMA: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+
+-- The log. `body` holds the event's bytes as every reader gets them.
+CREATE TABLE event (
+    seq        INTEGER PRIMARY KEY,
+    session_id TEXT,
+    type       TEXT NOT NULL,
+    body       BLOB NOT NULL
+) STRICT;
+CREATE INDEX event_of_session ON event (session_id, seq);
+
+-- What follows from the events, and from nothing else (tables.py).
+CREATE TABLE session (
+    session_id       TEXT PRIMARY KEY,
+    created_seq      INTEGER NOT NULL UNIQUE,
+    settings         TEXT NOT NULL,
+    thread_id        TEXT UNIQUE,
+    model            TEXT,
+    resumable        INTEGER NOT NULL DEFAULT 0,
+    loaded_in        INTEGER NOT NULL DEFAULT 0,
+    last_turn_id     TEXT,
+    last_turn_status TEXT,
+    usage            TEXT,
+    created_at       TEXT NOT NULL,
+    updated_at       TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE turn (
+    turn_id       TEXT PRIMARY KEY,
+    session_id    TEXT NOT NULL REFERENCES session (session_id),
+    queued_seq    INTEGER NOT NULL UNIQUE,
+    status        TEXT NOT NULL,
+    request       TEXT NOT NULL,
+    generation    INTEGER NOT NULL DEFAULT 0,
+    codex_turn_id TEXT,
+    reason        TEXT,
+    error         TEXT,
+    evidence      TEXT NOT NULL DEFAULT '{}',
+    final_message TEXT,
+    usage         TEXT,
+    diff          TEXT,
+    plan          TEXT,
+    queued_at     TEXT NOT NULL,
+    accepted_at   TEXT,
+    started_at    TEXT,
+    ended_at      TEXT,
+    CHECK ((ended_at IS NULL) = (status IN ('queued', 'accepted', 'in_progress')))
+) STRICT;
+CREATE INDEX turn_of_session ON turn (session_id, queued_seq);
+CREATE INDEX turn_open ON turn (session_id, queued_seq) WHERE ended_at IS NULL;
+-- Codex merges a second turn into a running one: at most one of a session is ever with it.
+CREATE UNIQUE INDEX turn_with_codex ON turn (session_id) WHERE status IN ('accepted', 'in_progress');
+
+CREATE TABLE item (
+    turn_id     TEXT NOT NULL REFERENCES turn (turn_id),
+    item_id     TEXT NOT NULL,
+    started_seq INTEGER NOT NULL,
+    kind        TEXT NOT NULL,
+    status      TEXT NOT NULL,
+    item        TEXT NOT NULL,
+    text        TEXT,
+    started_at  TEXT NOT NULL,
+    ended_at    TEXT,
+    PRIMARY KEY (turn_id, item_id)
+) STRICT;
+
+CREATE TABLE idempotency_key (
+    key       TEXT PRIMARY KEY,
+    body_hash TEXT NOT NULL,
+    turn_id   TEXT NOT NULL REFERENCES turn (turn_id),
+    at        TEXT NOT NULL
+) STRICT;
+
+-- The link to the child: where codexd goes on after its own death. Not part of the folding.
+CREATE TABLE generation (
+    generation  INTEGER PRIMARY KEY,
+    keeper_id   TEXT NOT NULL,
+    folder      TEXT NOT NULL,
+    child_pid   INTEGER,
+    child_start TEXT NOT NULL DEFAULT '',
+    version     TEXT,
+    started_at  TEXT NOT NULL,
+    ready_at    TEXT,
+    spool_read  INTEGER NOT NULL DEFAULT 0,
+    lines       INTEGER NOT NULL DEFAULT 0,
+    ended_at    TEXT,
+    code        INTEGER,
+    signal      INTEGER,
+    reason      TEXT,
+    keeper_died INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE UNIQUE INDEX generation_living ON generation ((ended_at IS NULL)) WHERE ended_at IS NULL;
+
+-- Lines for the child: kept until the keeper took them and, if they ask something, until the answer is in the log.
+CREATE TABLE outbox (
+    generation INTEGER NOT NULL REFERENCES generation (generation),
+    number     INTEGER NOT NULL,
+    request_id TEXT,
+    line       BLOB NOT NULL,
+    PRIMARY KEY (generation, number)
+) STRICT;
+CREATE INDEX outbox_request ON outbox (request_id) WHERE request_id IS NOT NULL;
+"""
+
+FOLDED: Final = ("session", "turn", "item", "idempotency_key")
+"""The tables that follow from the events alone."""
+
+
+class NewerSchema(Exception):
+    """The file was written by a newer release: reading it as ours could lose what we do not know of."""
+
+
+def prepare(connection: apsw.Connection, *, epoch: str, daemon_id: str) -> None:
+    """Make the tables in a new file; leave a file of this version as it is.
+
+    Raises NewerSchema for a file of a later version.
+    """
+    (version,) = next(connection.execute("PRAGMA user_version"))
+    if version > VERSION:
+        raise NewerSchema(f"the log has schema {version}, this release knows {VERSION}")
+    if version == VERSION:
+        return
+    with connection:
+        connection.execute(SCHEMA)
+        meta = [("epoch", epoch), ("daemon_id", daemon_id)]
+        connection.executemany("INSERT INTO meta (key, value) VALUES (?, ?)", meta)
+        connection.execute(f"PRAGMA user_version = {VERSION}")

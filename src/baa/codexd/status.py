@@ -1,0 +1,84 @@
+"""The answer of `GET /v1/codexd/status`: put together from what each part knows of itself. States, no content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baa.api.status import (
+    ChildStatus,
+    CodexStatus,
+    Counts,
+    DaemonState,
+    DaemonStatus,
+    LogStatus,
+    Status,
+)
+from baa.clock import Clock
+from baa.codexd import reading
+from baa.codexd.eventlog import EventLog
+from baa.codexd.main_loop import MainLoop
+from baa.codexd.subscriptions import Subscriptions
+from baa.codexd.supervisor import Supervisor
+
+RECENT_EVENTS = 50
+
+STALLED_S = 5.0
+"""Seconds after which a loop or a writer that shows no progress is called unhealthy; both move twice a second."""
+
+
+@dataclass(slots=True)
+class Daemon:
+    """codexd put together: what its HTTP side speaks to."""
+
+    daemon_id: str
+    pid: int
+    version: str
+    started_at: str
+    address: str
+    clock: Clock
+    log: EventLog
+    loop: MainLoop
+    supervisor: Supervisor
+    subscriptions: Subscriptions
+
+    def healthy(self) -> bool:
+        """Whether the main loop and the log's writer both moved of late."""
+        now = self.clock.monotonic()
+        return now - self.loop.stamp < STALLED_S and now - self.log.stamp < STALLED_S
+
+    def status(self) -> Status:
+        """The whole answer."""
+        loop, log, generation = self.loop, self.log, self.supervisor.generation
+        connection = log.reader()
+        sessions, queued, running, ended = reading.counts(connection)
+        return Status(
+            daemon=DaemonStatus(
+                daemon_id=self.daemon_id,
+                pid=self.pid,
+                version=self.version,
+                started_at=self.started_at,
+                state=DaemonState.STOPPING if loop.draining else DaemonState.RUNNING,
+                address=self.address,
+            ),
+            child=ChildStatus(
+                state=loop.child.state,
+                generation=loop.child.generation,
+                pid=None if generation is None else generation.child_pid,
+                codex_version=None if generation is None else generation.version,
+                started_at=None if generation is None else self.supervisor.child_started_at,
+                restarts=self.supervisor.restarts,
+                last_exit=self.supervisor.last_exit,
+                problem=self.supervisor.problem,
+            ),
+            counts=Counts(
+                sessions=sessions,
+                turns_queued=queued,
+                turns_running=running,
+                turns_ended=ended,
+                open_interactions=0,
+                subscribers=self.subscriptions.count,
+            ),
+            log=LogStatus(epoch=log.epoch, head=log.head, oldest=log.oldest),
+            recent_events=reading.recent(connection, RECENT_EVENTS),
+            codex=CodexStatus(logged_in=loop.logged_in, limits=loop.limits),
+        )

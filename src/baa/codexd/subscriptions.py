@@ -1,0 +1,198 @@
+"""Readers of the log: the live stream over WebSocket. A reader is a cursor and a wake-up, nothing else.
+
+Nothing is queued for a subscriber. Each one takes what follows its cursor when it can: from the tail in memory while it
+keeps up, from the file when it fell behind. One that stops reading is closed, and comes back by its cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from baa.api.errors import BaaError, Code, Rejected
+from baa.api.events import Cursor, EventType, Heartbeat, Hello, parse_cursor
+from baa.api.ids import SESSION, is_id
+from baa.codexd import reading
+from baa.codexd.eventlog import EventLog, Stored
+from baa.http.envelope import send_failure
+from baa.http.limits import Receive, Scope, Send
+
+FRAME_EVENTS: Final = 1000
+"""Events in one frame at most: far past where more of them make it cheaper."""
+
+HEARTBEAT_S: Final = 15.0
+"""Seconds of quiet after which a reader is told that the stream lives."""
+
+FRAME_BYTES: Final = 1 << 20
+"""Bytes of a page at most, if it has more than one event: a reader should not wait for megabytes to see a word."""
+
+UNREAD_S: Final = 20.0
+"""Seconds for a reader to make room for one frame. Later it is closed: the log keeps its events for it."""
+
+CLOSED_SLOW: Final = 4408
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a reader asks for: the events after `after`, of one session and of some types if given."""
+
+    after: Cursor
+    session_id: str | None
+    types: frozenset[str] | None
+
+    def takes(self, event: Stored) -> bool:
+        """Whether the reader wants this event."""
+        if self.session_id is not None and event.session_id != self.session_id:
+            return False
+        return self.types is None or event.type in self.types
+
+
+PARAMETERS: Final = frozenset({"after", "sessionId", "types", "limit", "waitMs"})
+
+
+def wanted(query: dict[str, str], log: EventLog, *, default: Cursor) -> Wanted:
+    """What the query of an events request asks for. Raises Rejected (409, 410, 422)."""
+    unknown = sorted(query.keys() - PARAMETERS)
+    if unknown:
+        raise Rejected(
+            Code.INVALID_REQUEST,
+            f"Events are asked for by {', '.join(sorted(PARAMETERS))}.",
+            details={"unknown": unknown[:5]},
+        )
+    after = default
+    if "after" in query:
+        after = parse_cursor(query["after"], epoch=log.epoch, oldest=log.oldest, head=log.head)
+    session_id = query.get("sessionId")
+    if session_id is not None and not is_id(session_id, SESSION):
+        raise Rejected(Code.INVALID_REQUEST, "`sessionId` must be the id of a session, ses_…")
+    return Wanted(after, session_id, _types(query.get("types")))
+
+
+def _types(text: str | None) -> frozenset[str] | None:
+    if text is None:
+        return None
+    types = frozenset(text.split(","))
+    if not types <= {type_.value for type_ in EventType}:
+        raise Rejected(Code.INVALID_REQUEST, "`types` is a list of event types, with commas between them.")
+    return types
+
+
+async def read_on(log: EventLog, asked: Wanted, after: int, limit: int = FRAME_EVENTS) -> reading.Page:
+    """What follows seq `after`, committed by now: from memory if it is all there, else from the file."""
+    tail = log.tail
+    if tail and tail[0].seq <= after + 1:
+        return _from_tail(tail, asked, after, limit)
+
+    def read() -> reading.Page:
+        return reading.events(
+            log.reader(),
+            after=after,
+            limit=limit,
+            size=FRAME_BYTES,
+            session_id=asked.session_id,
+            types=asked.types,
+        )
+
+    return await asyncio.to_thread(read)
+
+
+def _from_tail(tail: deque[Stored], asked: Wanted, after: int, limit: int) -> reading.Page:
+    # Seqs in the tail have no gaps, so the place of the first wanted one can be computed.
+    new: Iterable[Stored] = islice(tail, after + 1 - tail[0].seq, None)
+    bodies: list[bytes] = []
+    end, size = after, 0
+    for event in new:
+        end = event.seq
+        if asked.takes(event):
+            bodies.append(event.body)
+            size += len(event.body)
+            if len(bodies) == limit or size >= FRAME_BYTES:
+                break
+    return reading.Page(bodies, end)
+
+
+def events_frame(log: EventLog, after: int, page: reading.Page) -> bytes:
+    """The frame that carries a page."""
+    return b'{"type":"events","from":"%b","next":"%b","events":[%b]}' % (
+        str(log.cursor(after)).encode(),
+        str(log.cursor(page.next)).encode(),
+        b",".join(page.bodies),
+    )
+
+
+class Subscriptions:
+    """The WebSocket side of the event stream."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Serve readers of `log`."""
+        self._log = log
+        self.count = 0
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One reader, from its handshake to its end (raw ASGI; the guard was here before)."""
+        await receive()  # the handshake
+        try:
+            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+            asked = wanted(query, self._log, default=self._log.cursor(self._log.head))
+        except BaaError as refused:
+            await send_failure(refused, scope, send)
+            return
+        await send({"type": "websocket.accept"})
+        self.count += 1
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                pump = tasks.create_task(self._pump(asked, send), name="pump")
+                # A socket that only sends never learns that its peer is gone: somebody has to listen.
+                await _until_gone(receive)
+                pump.cancel()
+        finally:
+            self.count -= 1
+
+    async def _pump(self, asked: Wanted, send: Send) -> None:
+        log, at = self._log, asked.after.seq
+        hello = Hello(
+            epoch=log.epoch,
+            head=str(log.cursor(log.head)),
+            oldest=str(log.cursor(log.oldest - 1)),
+            after=str(asked.after),
+        )
+        told = at  # the cursor that the reader has; what it did not want moves `at` alone
+        now = asyncio.get_running_loop().time
+        try:
+            await _send(send, msgspec.json.encode(hello))
+            quiet_until = now() + HEARTBEAT_S
+            while True:
+                try:
+                    async with asyncio.timeout_at(quiet_until):
+                        await log.wait_past(at)
+                        page = await read_on(log, asked, at)
+                except TimeoutError:
+                    page = reading.Page([], at)
+                at = page.next
+                if page.bodies or (now() >= quiet_until and at > told):
+                    await _send(send, events_frame(log, told, page))
+                    told, quiet_until = at, now() + HEARTBEAT_S
+                elif now() >= quiet_until:
+                    await _send(send, msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head)))))
+                    quiet_until = now() + HEARTBEAT_S
+        except TimeoutError:
+            await send({"type": "websocket.close", "code": CLOSED_SLOW, "reason": "not reading"})
+
+
+async def _send(send: Send, frame: bytes) -> None:
+    async with asyncio.timeout(UNREAD_S):
+        await send({"type": "websocket.send", "text": frame.decode()})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while True:
+        message: dict[str, Any] = await receive()
+        if message["type"] == "websocket.disconnect":
+            return

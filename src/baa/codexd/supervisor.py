@@ -1,0 +1,364 @@
+"""Sees to it that there is a child: meets the keeper that a dead codexd left, or spawns one, and follows it to its end.
+
+It decides nothing about turns: it tells the main loop what happened, in the order in which it must be known. No child
+is started before the old one is gone and all that it wrote is in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import subprocess
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from baa.api import events as e
+from baa.api import ids
+from baa.api.events import EventType
+from baa.api.status import ChildState, LastExit
+from baa.clock import Clock, rfc3339
+from baa.codexd import keepers, leftovers, program
+from baa.codexd.appserver import translate
+from baa.codexd.appserver.keeper_link import (
+    Ended,
+    Exit,
+    Grown,
+    KeeperLink,
+    KeeperRefused,
+    Spool,
+    Started,
+    Taken,
+    Word,
+    read_exit,
+)
+from baa.codexd.eventlog import Transaction
+from baa.codexd.generation import Generation
+from baa.codexd.keepers import Setting
+from baa.codexd.leftovers import Recorded
+from baa.codexd.machines import inputs as i
+from baa.codexd.machines.child import ChildChange
+from baa.codexd.machines.inputs import NewEvent
+from baa.codexd.machines.restarts import Restarts, after_exit
+from baa.codexd.main_loop import MainLoop
+
+HANDSHAKE_S: Final = 30.0
+"""Seconds in which Codex answers `initialize`; 0.2 are usual, a first start on a slow disk takes some."""
+
+CHILD_GONE_S: Final = 5.0
+"""Seconds in which a child ends after its keeper's death: it sees EOF, and Codex needs 0.1."""
+
+LOOK_AGAIN_S: Final = 5.0
+"""Seconds between two looks for a Codex that is not installed."""
+
+STDERR_TOLD: Final = 4096
+"""Characters of the child's last stderr that go into the log."""
+
+_log = structlog.get_logger("supervisor")
+
+
+class Supervisor:
+    """The life of children, one after the other."""
+
+    def __init__(self, loop: MainLoop, setting: Setting, *, clock: Clock) -> None:
+        """Nothing happens before `run`."""
+        self._loop = loop
+        self._setting = setting
+        self._clock = clock
+        self._restarts = Restarts()
+        self._stopping = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._generation: Generation | None = None
+        self._spawned: subprocess.Popen[bytes] | None = None
+        self._pause_s = 0.0
+        self._reason: str | None = None
+        self.problem: str | None = None
+        self.restarts = 0
+        self.last_exit: LastExit | None = None
+        self.child_started_at: str | None = None
+        loop.on_ready = self._ready.set
+        loop.on_handshake_failed = self._handshake_failed
+
+    @property
+    def generation(self) -> Generation | None:
+        """The child that there is, if there is one."""
+        return self._generation
+
+    async def take_over(self, left: Generation | None) -> None:
+        """What the last codexd left: meet its keeper and read on, or put down how its child ended.
+
+        Call it once, before `run`. Raises KeeperNewer.
+        """
+        ended = await leftovers.end_strangers(self._setting.keepers, None if left is None else left.folder)
+        for pid in ended:
+            _log.warning("keeper.ended", pid=pid, why="it is not the recorded one")
+        if left is None:
+            return
+        self._loop.change_child(ChildChange.START, generation=left.number)
+        left.started = self._clock.monotonic()
+        link = await keepers.meet(left)
+        if link is None:
+            await self._bury(left)
+        elif link.hello.taken > left.lines or link.hello.spool < left.spool.offset:
+            await self._log_went_back(left, link)
+        else:
+            await self._adopt(left, link)
+
+    async def run(self) -> None:
+        """Keep a child running until `stop`."""
+        while not self._stopping.is_set():
+            if self._generation is None:
+                await self._pause()
+                if not self._stopping.is_set():
+                    await self._begin()
+            else:
+                await self._follow(self._generation)
+        if self._generation is not None:
+            await self.stop()  # again: a child that was being started had no link when it was said first
+            await self._follow(self._generation)
+        if self._loop.child.state is not ChildState.STOPPED:
+            await self._loop.change(lambda _: self._loop.change_child(ChildChange.END))
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End the child, by the ladder or at once; `run` returns when it is gone."""
+        self._stopping.set()
+        generation = self._generation
+        if generation is not None and generation.link is not None:
+            generation.link.orphan_ms(0)
+            generation.link.end_child(at_once=at_once)
+
+    # --- a new child
+
+    async def _begin(self) -> None:
+        try:
+            found = program.find(self._setting.server_command)
+        except program.NoProgram as missing:
+            await self._missing(str(missing))
+            return
+        self.problem = None
+        number = self._loop.child.generation + 1
+        keeper_id = ids.new_id(ids.KEEPER, self._clock.utc_ms())
+        folder = self._setting.keepers / f"{number}-{keeper_id}"
+        generation = Generation(number, keeper_id, folder, Spool(folder / "spool", 0), self._clock)
+        generation.started = self._clock.monotonic()
+
+        def decide(transaction: Transaction) -> None:
+            self._loop.change_child(ChildChange.START, generation=number)
+            generation.begin(transaction)
+
+        await self._loop.change(decide)
+        self._spawned = keepers.spawn(generation, found, self._setting)
+        link = await keepers.meet(generation, self._spawned)
+        self._ready.clear()
+        if link is None:
+            await self._bury(generation)
+            return
+        generation.link = link
+        self._use(generation)
+        link.start()
+
+    async def _missing(self, why: str) -> None:
+        if self.problem != why:
+            self.problem = why
+            _log.error("child.unavailable", why=why)
+
+        def decide(transaction: Transaction) -> None:
+            self._loop.change_child(ChildChange.MISSING)
+            self._loop.step_open(i.NoChildToAsk(why), transaction)
+
+        await self._loop.change(decide)
+        self._pause_s = LOOK_AGAIN_S
+
+    # --- the child of a dead codexd
+
+    async def _adopt(self, left: Generation, link: KeeperLink) -> None:
+        """Read all that the hello promised, before anything is sent or said to be ready."""
+        left.reading = False
+        self._use(left)
+        while left.spool.read_to < link.hello.spool:
+            await self._loop.change(lambda transaction: self._loop.ingest(left, transaction))
+        adopted = e.Child(generation=left.number, pid=link.hello.child_pid, codex_version=left.version)
+
+        def decide(transaction: Transaction) -> None:
+            left.reading = True
+            if left.was_ready and not self._loop.child.ready:
+                self._loop.became_ready(transaction, EventType.CHILD_ADOPTED, adopted)
+            elif link.hello.child_pid is not None:
+                transaction.events.append(NewEvent(EventType.CHILD_ADOPTED, None, None, adopted))
+                if left.child_pid is None:  # the last codexd died between the birth and the handshake
+                    left.born(transaction, link.hello.child_pid, leftovers.start_of(link.hello.child_pid))
+                    left.send(transaction, translate.handshake(left.next_number, self._setting.version))
+
+        self.child_started_at = rfc3339(self._clock.utc_ms())
+        await self._loop.change(decide)
+        left.give_again(self._loop.log.reader(), link)
+        if link.hello.state == "waiting":
+            link.start()
+
+    async def _log_went_back(self, left: Generation, link: KeeperLink) -> None:
+        why = "the log is older than what its child's keeper holds"
+        _log.error("log.went_back", taken=link.hello.taken, lines=left.lines, spool=link.hello.spool)
+        link.end_child(at_once=True)
+        async for _ in link.words():
+            pass
+
+        def decide(transaction: Transaction) -> None:
+            self._loop.log.change_epoch(transaction)
+            self._loop.step_open(i.LogWentBack(why), transaction)
+
+        await self._loop.change(decide)
+        await self._bury(left)
+
+    # --- a living child
+
+    async def _follow(self, generation: Generation) -> None:
+        """Hear the keeper out, until its child is dead and the spool is read."""
+        while generation.link is not None:
+            link = generation.link
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    watch = tasks.create_task(self._watch_handshake(link), name="handshake")
+                    async for word in link.words():
+                        await self._heard(word, generation)
+                        if isinstance(word, Ended):
+                            break
+                    watch.cancel()
+            except* KeeperRefused as refused:
+                _log.error("keeper.refused", why=str(refused.exceptions[0]))
+            await link.close()
+            generation.link = None
+            if read_exit(generation.folder) is None and leftovers.keeper_of(generation.folder) is not None:
+                again = await keepers.meet(generation)
+                if again is not None:
+                    generation.give_again(self._loop.log.reader(), again)
+        await self._bury(generation)
+
+    async def _heard(self, word: Word, generation: Generation) -> None:
+        match word:
+            case Grown():
+                self._loop.wake()
+            case Taken(number):
+                generation.taken = number
+            case Started(pid):
+                await self._started(generation, pid)
+            case Ended():
+                pass
+
+    async def _started(self, generation: Generation, pid: int) -> None:
+        if generation.child_pid is not None:
+            return
+        start = leftovers.start_of(pid)
+        self.child_started_at = rfc3339(self._clock.utc_ms())
+
+        def decide(transaction: Transaction) -> None:
+            generation.born(transaction, pid, start)
+            born = e.Child(generation=generation.number, pid=pid)
+            transaction.events.append(NewEvent(EventType.CHILD_STARTED, None, None, born))
+            generation.send(transaction, translate.handshake(generation.next_number, self._setting.version))
+
+        await self._loop.change(decide)
+
+    async def _watch_handshake(self, link: KeeperLink) -> None:
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await self._ready.wait()
+        except TimeoutError:
+            self._reason = f"it did not answer the handshake in {HANDSHAKE_S:.0f} s"
+            link.end_child()
+
+    def _handshake_failed(self, why: str) -> None:
+        self._reason = f"it refused the handshake: {why}"
+        if self._generation is not None and self._generation.link is not None:
+            self._generation.link.end_child()
+
+    def _use(self, generation: Generation) -> None:
+        self._generation = generation
+        self._loop.use(generation)
+
+    # --- a dead child
+
+    async def _bury(self, generation: Generation) -> None:
+        """Read the spool to its end, then put down how the child ended, and with it what became of its turns."""
+        generation.link = None
+        lived_s = self._clock.monotonic() - generation.started
+        self._no_longer_ready(lived_s)
+        self._loop.use(None)
+        told = read_exit(generation.folder) or Exit(keeper_died=True, reason="its keeper died")
+        await self._see_it_gone(Recorded(generation.child_pid or 0, generation.child_start))
+        if self._spawned is not None:
+            await asyncio.to_thread(self._spawned.wait)
+            self._spawned = None
+        while generation.spool.read_to < generation.spool.size():
+            await self._loop.change(lambda transaction: self._loop.ingest(generation, transaction))
+        await self._loop.change(lambda transaction: self._put_down(generation, told, lived_s, transaction))
+        self._generation = None
+        generation.spool.close()
+        shutil.rmtree(generation.folder, ignore_errors=True)
+
+    def _no_longer_ready(self, lived_s: float) -> None:
+        """First of all: what is still in the spool may end a turn, and must not hand the next one to a dead child."""
+        state = self._loop.child.state
+        if self._stopping.is_set() or state is ChildState.DRAINING:
+            if state is not ChildState.DRAINING:
+                self._loop.change_child(ChildChange.DRAIN)
+            return
+        now = self._clock.monotonic()
+        verdict = after_exit(self._restarts, now=now, lived_s=lived_s, jitter=random.random())
+        self._restarts, self._pause_s = verdict.restarts, verdict.delay_s
+        self.restarts += 1
+        self._loop.change_child(ChildChange.GIVE_UP if verdict.crash_loop else ChildChange.RETRY)
+
+    async def _see_it_gone(self, child: Recorded) -> None:
+        if await child.gone(CHILD_GONE_S):
+            return
+        _log.error("child.killed", pid=child.pid, why="it outlived its keeper")
+        process = child.find()
+        if process is not None:
+            process.kill()
+        await child.gone(CHILD_GONE_S)
+
+    def _put_down(self, generation: Generation, told: Exit, lived_s: float, transaction: Transaction) -> None:
+        reason, self._reason = self._reason or told.reason, None
+        exited = e.Child(
+            generation=generation.number,
+            pid=generation.child_pid,
+            code=told.code,
+            signal=told.signal,
+            reason=reason,
+            uptime_ms=round(lived_s * 1000),
+            stderr_tail=told.stderr_tail[-STDERR_TOLD:] if told.stderr_tail else None,
+            bytes_discarded=generation.spool.unfinished or None,
+        )
+        transaction.events.append(NewEvent(EventType.CHILD_EXITED, None, None, exited))
+        at = rfc3339(self._clock.utc_ms())
+        self.last_exit = LastExit(
+            generation=generation.number, at=at, code=told.code, signal=told.signal, reason=reason
+        )
+        say = _log.info if self._loop.child.state is ChildState.DRAINING else _log.warning
+        say("child.gone", generation=generation.number, code=told.code, signal=told.signal, reason=reason)
+        if self._loop.child.state is ChildState.DRAINING:
+            self._loop.change_child(ChildChange.END)
+            self._loop.step_open(i.ChildEndedByUs(), transaction)
+        else:
+            self._loop.died(generation, told.taken, told.keeper_died, transaction)
+            self._say_what_follows(generation, transaction)
+        generation.end(transaction, told)
+
+    def _say_what_follows(self, generation: Generation, transaction: Transaction) -> None:
+        failures = len(self._restarts.failures)
+        payload = e.Child(generation=generation.number, failures=failures, delay_ms=round(self._pause_s * 1000))
+        if self._loop.child.state is not ChildState.CRASH_LOOP:
+            transaction.events.append(NewEvent(EventType.CHILD_BACKOFF, None, None, payload))
+            return
+        transaction.events.append(NewEvent(EventType.CHILD_CRASH_LOOP, None, None, payload))
+        self.problem = f"Codex ended {failures} times in a row; the child.exited events say how."
+        self._loop.step_open(i.NoChildToAsk("the child is in a crash loop"), transaction)
+
+    async def _pause(self) -> None:
+        pause, self._pause_s = self._pause_s, 0.0
+        if pause > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
