@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from baa.api.errors import EX_CONFIG, EX_UNAVAILABLE, CannotStart
 from baa.http.guard import SECURITY_HEADERS, Access, Guard, loopback_hosts
 from baa.http.limits import MAX_BODY_BYTES, MAX_HEAD_BYTES, Receive, Scope, Send
-from baa.http.serve import HttpServer, base_url, bind
+from baa.http.serve import HttpServer, bind
 from baa.http.tokens import Tokens
 
 TOKENS = Tokens(read="r" * 43, drive="d" * 43)
@@ -507,46 +506,3 @@ def test_serving_ends_when_it_is_cancelled() -> None:
             await asyncio.open_connection("127.0.0.1", house.port)
 
     asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    "host",
-    [
-        "0.0.0.0",
-        "::",
-        "",
-        "192.168.1.1",
-        "100.64.0.1",
-        "127.0.0.2",
-        "127.1",
-        "2130706433",
-        "::ffff:127.0.0.1",
-        "::1%lo",
-        "evil.example",
-        "localhost.evil.example",
-        "LOCALHOST.",
-    ],
-)
-def test_only_loopback_is_bound(host: str) -> None:
-    with pytest.raises(CannotStart, match="not a loopback address") as caught:
-        bind(host, 0)
-    assert caught.value.exit_code == EX_CONFIG
-
-
-def test_the_bound_address_is_told_as_clients_write_it() -> None:
-    with bind("localhost", 0) as sock:
-        assert base_url(sock) == f"http://127.0.0.1:{sock.getsockname()[1]}"
-
-
-@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
-def test_the_ipv6_loopback_is_served_and_told_in_brackets() -> None:
-    with bind("::1", 0) as sock:
-        assert base_url(sock) == f"http://[::1]:{sock.getsockname()[1]}"
-
-
-def test_a_port_in_use_is_named_with_who_holds_it() -> None:
-    with bind("127.0.0.1", 0) as sock:
-        port = sock.getsockname()[1]
-        with pytest.raises(CannotStart, match=rf"Port {port} on 127.0.0.1 is in use") as caught:
-            bind("127.0.0.1", port)
-    assert caught.value.exit_code == EX_UNAVAILABLE
