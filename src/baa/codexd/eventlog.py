@@ -191,7 +191,7 @@ class EventLog:
                     connection.execute(statement, values)
             _insert(connection, stored[inserted:])
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # boundary: transaction. It is undone whatever went wrong, and passed on.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise

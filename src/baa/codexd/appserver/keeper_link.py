@@ -160,7 +160,7 @@ class KeeperLink:
             if kind != b"h":
                 raise KeeperGone(f"the keeper began with {kind!r} instead of its hello")
             return cls(reader, writer, _hello(_fields(told)))
-        except BaseException:
+        except BaseException:  # boundary: connection. It is closed whatever went wrong, and passed on.
             writer.close()
             raise
 
