@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from baa import config, logs
@@ -12,13 +13,18 @@ from baa.api.errors import CannotStart
 from baa.codexd import daemon
 from baa.codexd.eventlog import LogFailed
 
+EX_CANTCREAT = 73
 
-def main(config_file: Path | None = None) -> int:
-    """Run codexd until it is stopped; the exit code (sysexits). Its address is the one line on stdout."""
+
+def main(config_file: Path | None = None, *, on_started: Callable[[str], None] | None = None) -> int:
+    """Run codexd until it is stopped; the exit code (sysexits).
+
+    `on_started` is told the address; without it, the address is the one line on stdout.
+    """
     try:
         resolved = config.load(config_file)
-        logs.to_folder(resolved.logs_dir, "codexd")
-        asyncio.run(daemon.run(resolved, on_started=_say_where))
+        _log_to(resolved.logs_dir)
+        asyncio.run(daemon.run(resolved, on_started=on_started or _say_where))
     except CannotStart as refused:
         sys.stderr.write(f"codexd: {refused.message}\n")
         return refused.exit_code
@@ -26,6 +32,13 @@ def main(config_file: Path | None = None) -> int:
         sys.stderr.write(f"codexd: {failed}. Codex goes on; start codexd again once that is mended.\n")
         return daemon.EX_IOERR
     return 0
+
+
+def _log_to(folder: Path) -> None:
+    try:
+        logs.to_folder(folder, "codexd")
+    except OSError as error:
+        raise CannotStart(f"The log cannot be written to {folder}: {error}", exit_code=EX_CANTCREAT) from error
 
 
 def _say_where(address: str) -> None:

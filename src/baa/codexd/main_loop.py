@@ -250,8 +250,9 @@ class MainLoop:
         for effect in done.effects:
             if isinstance(effect, i.Count):
                 self.counted[effect.what] += 1
+            elif self._generation is None:  # The child died meanwhile, and the turn ends with it.
+                assert isinstance(effect, i.InterruptTurn)
             else:
-                assert self._generation is not None
                 self._generation.send(transaction, translate.line_of(effect, self._generation.next_number))
 
     def _remember(self, before: Session, after: Session) -> None:
@@ -294,7 +295,11 @@ class MainLoop:
 
     def ingest(self, generation: Generation, transaction: Transaction) -> None:
         """Read on in the spool: a chunk of it, with all that it leads to, and the new offset, in one transaction."""
+        spool = generation.spool
+        offset, oversize = spool.offset, spool.oversize
         lines = generation.read_lines()
+        for _ in range(spool.oversize - oversize):
+            self._unreadable(jsonrpc.Unreadable("", "a line too long to be read was skipped"), transaction)
         for line in lines:
             message = jsonrpc.decode(line)
             if isinstance(message, jsonrpc.Unreadable):
@@ -310,7 +315,7 @@ class MainLoop:
             self._take(come, generation, transaction)
             if message.method is msgspec.UNSET and isinstance(message.id, str):
                 generation.answered(transaction, message.id)
-        if lines:
+        if spool.offset > offset:
             generation.advance(transaction)
 
     def _take(self, come: translate.Incoming, generation: Generation, transaction: Transaction) -> None:
@@ -325,6 +330,8 @@ class MainLoop:
                     self.counted["message of no session"] += 1
             case translate.ForTurn(owner_id, given):
                 session = self.sessions.get(self._by_turn.get(owner_id, owner_id))
+                if isinstance(given, i.ThreadOpened) and self._by_thread.get(given.thread_id, owner_id) != owner_id:
+                    given = i.ThreadRefused({"message": "Codex answered with the thread of another session."})
                 if session is not None:
                     self._step(session, given, transaction)
                 else:

@@ -27,6 +27,9 @@ def project(connection: apsw.Connection, type_: EventType, row: Row, payload: by
         write(connection, row, _DECODERS[type_].decode(payload))
 
 
+TOKENS_MAX: Final = 1 << 53
+"""More than any turn can use, and few enough that every reader of JSON can hold sums of them."""
+
 _DECODERS: Final = {type_: msgspec.json.Decoder(payload) for type_, payload in e.PAYLOADS.items()}
 
 
@@ -143,15 +146,35 @@ def _item_abandoned(connection: apsw.Connection, row: Row, payload: e.ItemAbando
     )
 
 
+class _Usage(msgspec.Struct):
+    total: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+
+
+class _UsageTold(msgspec.Struct, rename="camel"):
+    token_usage: _Usage
+
+
+_usage: Final = msgspec.json.Decoder(_UsageTold)
+
+
 def _usage_updated(connection: apsw.Connection, row: Row, payload: e.Updated) -> None:
-    usage: dict[str, Any] = msgspec.json.decode(payload.update).get("tokenUsage") or {}
-    connection.execute("UPDATE session SET usage = ? WHERE session_id = ?", (_json(usage.get("total") or {}), row[0]))
+    try:
+        usage = _usage.decode(payload.update).token_usage
+    except msgspec.DecodeError:  # What Codex may say some day must not stop the log.
+        return
+    total = _json(_tokens(usage.total))
+    connection.execute("UPDATE session SET usage = ? WHERE session_id = ?", (total, row[0]))
     (before,) = next(connection.execute("SELECT usage FROM turn WHERE turn_id = ?", (row[1],)))
     spent: dict[str, int] = msgspec.json.decode(before) if before else {}
     # Codex tells the usage of each response of the model; a turn's is their sum.
-    for name, tokens in (usage.get("last") or {}).items():
+    for name, tokens in _tokens(usage.last).items():
         spent[name] = spent.get(name, 0) + tokens
     connection.execute("UPDATE turn SET usage = ? WHERE turn_id = ?", (_json(spent), row[1]))
+
+
+def _tokens(told: dict[str, Any]) -> dict[str, int]:
+    return {name: count for name, count in told.items() if type(count) is int and 0 <= count < TOKENS_MAX}
 
 
 def _plan_updated(connection: apsw.Connection, row: Row, payload: e.Updated) -> None:

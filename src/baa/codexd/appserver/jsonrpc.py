@@ -5,16 +5,24 @@ A line that cannot be read is a value (`Unreadable`), never an exception that en
 
 from __future__ import annotations
 
-from typing import Any, Final
+import re
+from itertools import accumulate
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 LINE_MAX: Final = 32 * 1024 * 1024
 """Bytes. A longer line is skipped to its end and told: it would otherwise grow until memory ends."""
 
 SAMPLE_MAX: Final = 4096
 """Bytes of an unreadable line that are kept, to see what it was."""
+
+NESTED_MAX: Final = 256
+"""Levels of objects and arrays. Codex's own parser ends at 128; whatever reads the log after us (SQLite, clients) has a
+limit of its own, and a line that only some of them can read must not get there."""
+
+YEAR_10000_MS: Final = 253_402_300_800_000
 
 
 class Envelope(Struct, frozen=True):
@@ -25,7 +33,7 @@ class Envelope(Struct, frozen=True):
     params: Raw | UnsetType = UNSET
     result: Raw | UnsetType = UNSET
     error: dict[str, Any] | UnsetType = UNSET
-    emitted_at_ms: int | None = msgspec.field(default=None, name="emittedAtMs")
+    emitted_at_ms: Annotated[int, Meta(ge=0, lt=YEAR_10000_MS)] | None = msgspec.field(default=None, name="emittedAtMs")
 
 
 class Unreadable(Struct, frozen=True):
@@ -42,9 +50,32 @@ _encoder: Final = msgspec.json.Encoder()
 def decode(line: bytes) -> Envelope | Unreadable:
     """The message in one line (without its newline)."""
     try:
-        return _decoder.decode(line)
+        if not line.isascii():
+            line.decode()  # msgspec takes raw parts as they are, and what is in the log is UTF-8
+        message = _decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Unreadable(line[:SAMPLE_MAX].decode("utf-8", "replace"), str(error))
+        return Unreadable(_sample(line), str(error))
+    if len(line) > 2 * NESTED_MAX and _nesting(line) > NESTED_MAX:
+        return Unreadable(_sample(line), f"more than {NESTED_MAX} levels of nesting")
+    return message
+
+
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_BRACKETS: Final = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
+_OTHERS: Final = bytes(set(range(256)) - _BRACKETS.keys())
+
+
+def _nesting(line: bytes) -> int:
+    """How deep the brackets of a valid line go; the number of them where that is little enough."""
+    opened = line.count(b"{") + line.count(b"[")
+    if opened <= NESTED_MAX:
+        return opened
+    brackets = _STRING.sub(b"", line).translate(None, _OTHERS)
+    return max(accumulate(map(_BRACKETS.__getitem__, brackets)), default=0)
+
+
+def _sample(line: bytes) -> str:
+    return line[:SAMPLE_MAX].decode("utf-8", "replace")
 
 
 def request(id_: str, method: str, params: object) -> bytes:

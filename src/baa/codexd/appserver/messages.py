@@ -70,6 +70,12 @@ class UpdateMessage(Message):
     turn_id: str
 
 
+class LimitsMessage(Message):
+    """`account/rateLimits/updated`."""
+
+    rate_limits: dict[str, Any] | None = None
+
+
 class InitializeResult(Message):
     """Answer to `initialize`: `user_agent` is NAME/VERSION (system) …."""
 

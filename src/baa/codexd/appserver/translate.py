@@ -140,6 +140,7 @@ _delta: Final = msgspec.json.Decoder(m.DeltaMessage)
 _item: Final = msgspec.json.Decoder(m.ItemMessage)
 _head: Final = msgspec.json.Decoder(m.ItemHead)
 _turn: Final = msgspec.json.Decoder(m.TurnMessage)
+_limits_message: Final = msgspec.json.Decoder(m.LimitsMessage)
 _update: Final = msgspec.json.Decoder(m.UpdateMessage)
 
 
@@ -194,10 +195,10 @@ def _turn_started(message: Envelope, emitted: str | None) -> Incoming:
 
 def _turn_completed(message: Envelope, emitted: str | None) -> Incoming:
     told = _turn.decode(_params(message))
-    end = ENDS.get(told.turn.status)
-    if end is None:
-        return Dropped(f"turn/completed {told.turn.status}")
-    return ForSession(told.thread_id, i.TurnFinished(told.turn.id, end, told.turn.error, emitted))
+    end, error = ENDS.get(told.turn.status), told.turn.error
+    if end is None:  # It ended all the same, and nobody must wait for it.
+        end, error = i.TurnEnd.FAILED, error or {"message": f"Codex ended the turn as {told.turn.status!r}."}
+    return ForSession(told.thread_id, i.TurnFinished(told.turn.id, end, error, emitted))
 
 
 def _updated(type_: EventType) -> Callable[[Envelope, str | None], Incoming]:
@@ -209,8 +210,7 @@ def _updated(type_: EventType) -> Callable[[Envelope, str | None], Incoming]:
 
 
 def _limits(message: Envelope, _: str | None) -> Incoming:
-    told: dict[str, Any] = msgspec.json.decode(_params(message))
-    return LimitsRead(told.get("rateLimits") or {})
+    return LimitsRead(_limits_message.decode(_params(message)).rate_limits or {})
 
 
 _MODELLED: Final[dict[str, Callable[[Envelope, str | None], Incoming]]] = {
@@ -238,11 +238,18 @@ def _question(message: Envelope) -> Incoming:
 
 
 def _answer(message: Envelope, generation: int) -> Incoming:
-    owner_id, _, rest = str(message.id).partition(":")
-    read = _ANSWERS.get(rest.partition(":")[0])
+    owner_id, what, *_ = *str(message.id).split(":"), ""
+    read = _ANSWERS.get(what)
     if read is None:
         return Dropped("answer to no request of ours")
-    return read(owner_id, message, generation)
+    try:
+        return read(owner_id, message, generation)
+    except msgspec.DecodeError as error:
+        if what == "start":  # The turn may well run: its own notification will name it.
+            raise
+        # An answer of a shape that we do not know is worth as much as a refusal, and nobody waits for another.
+        told = {"message": f"codexd cannot read Codex's answer: {error}"}
+        return read(owner_id, msgspec.structs.replace(message, result=UNSET, error=told), generation)
 
 
 def _initialize_answered(_: str, message: Envelope, generation: int) -> Incoming:

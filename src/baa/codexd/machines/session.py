@@ -93,8 +93,10 @@ def _no_child_to_ask(session: Session, given: i.NoChildToAsk, child: Child) -> S
 
 def _stop_turn(session: Session, _: i.StopTurn, child: Child) -> Step:
     running = session.running
-    if running is None or running.codex_turn_id is None or session.thread_id is None or running.unresolved:
+    if running is None or session.thread_id is None or running.unresolved:
         return Step(session)
+    if running.codex_turn_id is None:  # Codex can only be asked by its own name for the turn
+        return Step(_with_running(session, replace(running, interrupt_when_named=True)))
     effect = i.InterruptTurn(running.turn_id, session.thread_id, running.codex_turn_id)
     return Step(session, (), (effect,))
 
@@ -133,6 +135,8 @@ def _thread_opened(session: Session, given: i.ThreadOpened, child: Child) -> Ste
 
 
 def _thread_refused(session: Session, given: i.ThreadRefused, child: Child) -> Step:
+    if session.opening_in == 0:
+        return Step(session, (), (i.Count("late_thread"),))
     session = replace(session, opening_in=0)
     if not session.turns or session.running is not None:
         return Step(session, (), (i.Count("late_thread"),))
@@ -148,7 +152,10 @@ def _named(session: Session, given: i.TurnNamed, child: Child) -> Step:
     named = replace(running.change(TurnChange.NAMED), codex_turn_id=given.codex_turn_id)
     payload = e.TurnStarted(codex_turn_id=given.codex_turn_id, emitted_at=given.emitted_at)
     started = NewEvent(EventType.TURN_STARTED, session.session_id, running.turn_id, payload)
-    return Step(replace(_with_running(session, named), resumable=True), (started,))
+    session = replace(_with_running(session, named), resumable=True)
+    if not running.interrupt_when_named or running.unresolved or session.thread_id is None:
+        return Step(session, (started,))
+    return Step(session, (started,), (i.InterruptTurn(running.turn_id, session.thread_id, given.codex_turn_id),))
 
 
 def _turn_refused(session: Session, given: i.TurnRefused, child: Child) -> Step:
@@ -177,7 +184,9 @@ def _item_began(session: Session, given: i.ItemBegan, child: Child) -> Step:
     if running is None:
         return Step(session, (), (i.Count("item_of_no_turn"),))
     if given.item_id not in running.open_items:
-        session = _with_running(session, replace(running, open_items=(*running.open_items, given.item_id)))
+        done = tuple(item for item in running.done_items if item != given.item_id)
+        begun = replace(running, open_items=(*running.open_items, given.item_id), done_items=done)
+        session = _with_running(session, begun)
     payload = e.ItemStarted(item_id=given.item_id, kind=given.kind, item=given.item, emitted_at=given.emitted_at)
     return Step(session, (NewEvent(EventType.ITEM_STARTED, session.session_id, running.turn_id, payload),))
 
@@ -195,7 +204,7 @@ def _item_finished(session: Session, given: i.ItemFinished, child: Child) -> Ste
     if running is None:
         return Step(session, (), (i.Count("item_of_no_turn"),))
     left = tuple(item for item in running.open_items if item != given.item_id)
-    done = (*running.done_items, given.item_id)
+    done = (*(item for item in running.done_items if item != given.item_id), given.item_id)
     session = _with_running(session, replace(running, open_items=left, done_items=done))
     payload = e.ItemStarted(item_id=given.item_id, kind=given.kind, item=given.item, emitted_at=given.emitted_at)
     return Step(session, (NewEvent(EventType.ITEM_COMPLETED, session.session_id, running.turn_id, payload),))
@@ -227,6 +236,16 @@ def _history_read(session: Session, given: i.HistoryRead, child: Child) -> Step:
     if found is None:
         said = given.error if given.turns is None else "the turn is not in it"
         return _end_untold(session, running, child, {"history": said})
+    # One that was never named ran all the same, and its thread is on disk with it.
+    named = _named(session, i.TurnNamed(found.codex_turn_id, running.turn_id, None), child)
+    ended = _as_found(named.session, found, child)
+    return Step(ended.session, named.events + ended.events, ended.effects)
+
+
+def _as_found(session: Session, found: i.FoundTurn, child: Child) -> Step:
+    """End the running turn as Codex's history tells it."""
+    running = session.running
+    assert running is not None
     evidence = {"history": found.end or "in progress", "generation": running.unresolved}
     if found.end is None or found.end is i.TurnEnd.INTERRUPTED:
         return _end(session, running, TurnChange.INTERRUPTED, child, reason="child_exited", evidence=evidence)
@@ -240,8 +259,7 @@ def _history_read(session: Session, given: i.HistoryRead, child: Child) -> Step:
 
 def _recover(session: Session, running: Turn, found: i.FoundTurn, child: Child) -> Step:
     """The items that Codex's history has and our log has not: the child wrote them, and they died with its keeper."""
-    named = replace(running, codex_turn_id=found.codex_turn_id)
-    done = Step(_with_running(session, named))
+    done = Step(_with_running(session, replace(running, codex_turn_id=found.codex_turn_id)))
     for item_id, kind, item in found.items:
         if item_id in running.done_items:
             continue

@@ -31,7 +31,6 @@ TURN_TABLE: Final[dict[TurnStatus, dict[TurnChange, TurnStatus]]] = {
     TurnStatus.ACCEPTED: {
         TurnChange.RETURNED: TurnStatus.QUEUED,
         TurnChange.NAMED: TurnStatus.IN_PROGRESS,
-        TurnChange.COMPLETED: TurnStatus.COMPLETED,
         TurnChange.FAILED: TurnStatus.FAILED,
         TurnChange.INTERRUPTED: TurnStatus.INTERRUPTED,
         TurnChange.LOST: TurnStatus.LOST,
@@ -67,6 +66,7 @@ class Turn:
     done_items: tuple[str, ...] = ()
     unresolved: int = 0
     keeper_died: bool = False
+    interrupt_when_named: bool = False
 
     def change(self, change: TurnChange) -> Turn:
         """The turn after `change`. Raises Impossible if its table does not list it."""

@@ -1,0 +1,80 @@
+"""The command `baa`. What a command needs is imported when it runs, so that `baa --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import App, CycloptsError, Parameter
+
+from baa import __version__
+from baa.api.errors import CannotStart
+
+EX_USAGE: Final = 64
+SIGINT_EXIT: Final = 130
+
+app = App(
+    name="baa",
+    help="""Codex, always on, on your own machines.
+
+See it work, without an account: `baa demo`. Run it: `baa up`.""",
+    version=f"baa {__version__}",
+    help_format="markdown",
+)
+
+
+@app.command(name="up")
+def run_services(
+    *,
+    service: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    config: Annotated[Path | None, Parameter(show_default=False)] = None,
+) -> int:
+    """Run the programs of this node in the foreground, until Ctrl-C.
+
+    Example: `baa up --service codexd`
+
+    Parameters
+    ----------
+    service:
+        A program to run, once for each. This release has codexd only, which is also the default.
+    config:
+        The configuration file; without it BAA_CONFIG, else baa.toml in your configuration folder.
+    """
+    from baa.cli.up import run
+
+    return run(service, config)
+
+
+@app.command(name="demo")
+def run_demo() -> int:
+    """See the real Codex work through codexd, and codexd killed in the middle of a turn without losing a word.
+
+    It takes ten seconds, no account and no configuration; everything happens in a temporary folder. The exit code is 0
+    only if all that it says was checked.
+
+    Example: `baa demo`
+    """
+    from baa.cli.demo import run
+
+    return run()
+
+
+def main() -> None:
+    """The entry point: runs the command line and exits with its code (sysexits)."""
+    try:
+        code = app(exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as misused:
+        misused.verbose = False
+        command = " ".join(("baa", *(misused.command_chain or ())))
+        code = _complain(f"{misused}\nSee: {command} --help", EX_USAGE)
+    except CannotStart as refused:
+        code = _complain(refused.message, refused.exit_code)
+    except KeyboardInterrupt:
+        code = SIGINT_EXIT
+    sys.exit(code)
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"baa: {message}\n")
+    return code

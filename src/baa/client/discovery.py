@@ -1,0 +1,55 @@
+"""Where this node's codexd listens and which token it takes: `endpoint.json` and the token file, read anew each time.
+
+A codexd that was started again may have another port, so an address is never kept longer than its connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import msgspec
+
+from baa.api.endpoint import Endpoint
+from baa.api.errors import EX_UNAVAILABLE
+from baa.config import Config, loopback_address
+from baa.http.tokens import load_token
+
+START_IT: Final = "Start it with `baa up --service codexd`."
+
+
+class Unreachable(Exception):
+    """Nobody answers as codexd; `message` says what to do. What was asked may have been done, unless it says not."""
+
+    exit_code = EX_UNAVAILABLE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A codexd that runs, or ran until it was killed. The token does not show in a repr, and so not in a log."""
+
+    address: str
+    pid: int
+    token: str = field(repr=False)
+
+
+def locate(config: Config, *, scope: Literal["read", "drive"] = "drive") -> Location:
+    """The codexd of this node, as it wrote itself down.
+
+    Raises Unreachable if none did, and CannotStart if the token must not be used.
+    """
+    path = config.endpoint_file
+    try:
+        program = msgspec.json.decode(path.read_bytes(), type=Endpoint).codexd
+    except FileNotFoundError:
+        raise Unreachable(f"codexd does not run on {config.home}: there is no {path}. {START_IT}") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise Unreachable(f"{path} does not say where codexd is ({error}). Start codexd again.") from None
+    if program is None:
+        raise Unreachable(f"codexd does not run on {config.home}. {START_IT}")
+    loopback_address(program.address, f"The address in {path}")
+    return Location(program.address, program.pid, load_token(config.tokens_dir / scope))

@@ -1,0 +1,172 @@
+"""The event stream as a client reads it: whole, in order, across lost connections and restarts of codexd."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlencode
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from baa.api.errors import Unavailable
+from baa.api.events import Event, Events, Frame, Heartbeat, Hello
+from baa.client.answers import failure
+from baa.client.discovery import START_IT, Location, Unreachable
+from baa.client.pauses import pauses
+
+QUIET_S: Final = 45.0
+"""Seconds without a frame after which a connection is given up: three heartbeats."""
+
+FRAME_BYTES_MAX: Final = 256 << 20
+"""A frame holds at least one event, and an event a whole line of Codex's (32 MiB), escaped at worst."""
+
+OPEN_S: Final = 10.0
+CLOSE_S: Final = 1.0
+
+_FRAME: Final[msgspec.json.Decoder[Frame]] = msgspec.json.Decoder(Frame)
+
+
+class Gap(Exception):
+    """A frame did not begin where the last one ended: events in between are missing, or come twice."""
+
+
+class EventStream:
+    """`async with` it, then `async for event in` it: events after a cursor, and those to come, without an end.
+
+    `cursor` is what to come back with: everything before it was handed out. A lost connection is opened again from
+    there. Each frame must begin where the last one ended: if not, `gaps` counts it and Gap is raised; whoever goes on
+    reading gets what that frame holds.
+    """
+
+    def __init__(
+        self, locate: Callable[[], Location], path: str, query: dict[str, str], *, after: str | None, patience_s: float
+    ) -> None:
+        """Made by `Codexd.events`."""
+        self.cursor = after
+        self.connections = 0
+        self.frames = 0
+        self.gaps = 0
+        self._locate = locate
+        self._path = path
+        self._query = query
+        self._patience_s = patience_s
+        self._socket: ClientConnection | None = None
+        self._ready: deque[Event] = deque()
+        self._epoch = ""
+        self._next: str | None = None
+
+    async def __aenter__(self) -> Self:
+        """Opens the stream: what a script does next is after its first event, also with `after=None` (from now)."""
+        self._socket = await self._connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._socket is not None:
+            await self._socket.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event. Raises Gap; Unreachable when codexd stays away; Rejected when the cursor is of no use."""
+        while not self._ready:
+            frame = await self._receive()
+            match frame:
+                case Events():
+                    self._take(frame)
+                case Heartbeat() | Hello():
+                    continue
+        event = self._ready.popleft()
+        self.cursor = f"{self._epoch}:{event.seq}" if self._ready else self._next
+        return event
+
+    def _take(self, frame: Events) -> None:
+        self.frames += 1
+        expected, self._next = self._next, frame.next
+        self._ready.extend(frame.events)
+        if not frame.events:
+            self.cursor = frame.next
+        self._must_follow(expected, frame.from_)
+
+    def _must_follow(self, expected: str | None, found: str) -> None:
+        if expected != found:
+            self.gaps += 1
+            raise Gap(f"The stream goes on at {found}, and had come to {expected}.")
+
+    async def _receive(self) -> Frame:
+        while True:
+            if self._socket is None:
+                self._socket = await self._connect()
+            try:
+                return await _frame(self._socket, QUIET_S)
+            except (ConnectionClosed, TimeoutError):
+                lost, self._socket = self._socket, None
+                await lost.close()
+
+    async def _connect(self) -> ClientConnection:
+        """A connection that said hello. The first one is there or not; a lost one is looked for with patience."""
+        now = asyncio.get_running_loop().time
+        until = now() + (self._patience_s if self.connections else 0)
+        for pause in pauses():
+            try:
+                return await self._open()
+            except (Unreachable, Unavailable) as error:
+                wait = max(pause, (error.retry_after_ms or 0) / 1000) if isinstance(error, Unavailable) else pause
+                if now() + wait > until:
+                    raise
+            await asyncio.sleep(wait)
+        raise AssertionError("pauses do not end")
+
+    async def _open(self) -> ClientConnection:
+        location = self._locate()
+        query = self._query if self.cursor is None else self._query | {"after": self.cursor}
+        uri = f"ws{location.address.removeprefix('http')}{self._path}?{urlencode(query)}"
+        try:
+            socket = await connect(
+                uri,
+                additional_headers={"Authorization": f"Bearer {location.token}"},
+                proxy=None,  # it is on loopback, whatever the environment says
+                compression=None,
+                ping_interval=None,  # codexd sends heartbeats
+                open_timeout=OPEN_S,
+                close_timeout=CLOSE_S,
+                max_size=FRAME_BYTES_MAX,
+            )
+        except InvalidStatus as refused:
+            raise failure(refused.response.status_code, bytes(refused.response.body or b"")) from None
+        except (OSError, InvalidHandshake, TimeoutError, EOFError) as error:
+            raise Unreachable(f"codexd does not answer at {location.address} ({error}). {START_IT}") from error
+        try:
+            self._greet(await _frame(socket, OPEN_S))
+        except (ConnectionClosed, TimeoutError) as error:
+            await socket.close()
+            raise Unreachable(f"codexd at {location.address} went away at once. {START_IT}") from error
+        except BaseException:  # boundary: the caller gets it, and no connection is left behind
+            await socket.close()
+            raise
+        return socket
+
+    def _greet(self, hello: Frame) -> None:
+        if not isinstance(hello, Hello):
+            raise Unreachable("What answers at codexd's address does not speak its event stream.")
+        self.connections += 1
+        if self.cursor in (None, "0"):
+            self.cursor = hello.after
+        self._epoch, self._next = hello.epoch, hello.after
+        self._must_follow(self.cursor, hello.after)
+
+
+async def _frame(socket: ClientConnection, seconds: float) -> Frame:
+    async with asyncio.timeout(seconds):
+        data = await socket.recv(decode=False)
+    try:
+        return _FRAME.decode(data)
+    except msgspec.DecodeError as error:
+        raise Unreachable(f"What answers at codexd's address does not speak its event stream ({error}).") from None

@@ -1,0 +1,78 @@
+"""The command line: what it answers by itself, and how it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from baa import __version__
+
+HEAVY = ("apsw", "asyncio", "httpx2", "litestar", "psutil", "structlog", "uvicorn", "websockets")
+
+
+def baa(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "baa.cli", *arguments]
+    path = {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=path | environment, stdin=subprocess.DEVNULL
+    )
+
+
+def test_the_version_is_told() -> None:
+    done = baa("--version")
+    assert (done.returncode, done.stdout) == (0, f"baa {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("up", "--help"), ("demo", "--help")])
+def test_help_teaches_with_an_example(arguments: tuple[str, ...]) -> None:
+    done = baa(*arguments, COLUMNS="120")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"baa {arguments[0]}" if len(arguments) > 1 else "baa up" in done.stdout
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = f"import sys, baa.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    path = {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=path)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("upp",), 'Unknown command "upp". Did you mean "up"?'),
+        (("up", "--bogus"), "Unknown option: --bogus."),
+        (("up", "--service"), "--service requires an argument."),
+        (("up", "--service", "conductor", "--service", "codexd"), "There is no service conductor in this release."),
+    ],
+)
+def test_a_misuse_is_told_in_plain_lines_with_its_code(arguments: tuple[str, ...], told: str) -> None:
+    done = baa(*arguments)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith("baa: ")
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+    assert done.stderr.isascii()
+
+
+def test_an_unknown_service_is_told_which_there_are() -> None:
+    assert "There is: codexd." in baa("up", "--service", "worker-runner").stderr
+
+
+def test_a_configuration_that_cannot_be_is_refused_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "baa.toml"
+    file.write_text("[codexd]\nlisten = 1\n")
+    done = baa("up", "--config", str(file), BAA_HOME=str(tmp_path))
+    assert done.returncode == 78
+    assert str(file) in done.stderr
+    assert "listen" in done.stderr
+
+
+def test_the_demo_says_what_to_install_when_there_is_no_codex(tmp_path: Path) -> None:
+    done = baa("demo", HOME=str(tmp_path), TMPDIR=str(tmp_path), BAA_CODEXD_SERVER_COMMAND=str(tmp_path / "none"))
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "BAA_CODEXD_SERVER_COMMAND" in done.stderr
+    assert list(tmp_path.iterdir()) == []
