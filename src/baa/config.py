@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import shlex
 import tomllib
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from msgspec import Struct
 
 from baa.api.errors import CannotStart
 from baa.api.sessions import Sandbox
+
+_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 CODEXD_API: Final = "http://127.0.0.1:4319"
 
@@ -104,8 +107,10 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
     codexd = file.codexd
     default_home = platformdirs.user_data_path("baa-conductor", appauthor=False)
     home = Path(environ.get("BAA_HOME") or file.home or default_home).expanduser().absolute()
-    if not codexd.event_stream_path.startswith("/") or codexd.event_stream_path.endswith("/"):
-        raise CannotStart("event_stream_path must begin with / and not end with it, like /v1/codexd/events.")
+    if not _PATH.fullmatch(codexd.event_stream_path):
+        raise CannotStart(f"event_stream_path must be a path like /v1/codexd/events, not {codexd.event_stream_path!r}.")
+    if codexd.orphan_ms < 0 or codexd.drain_ms < 0:
+        raise CannotStart("orphan_ms and drain_ms are milliseconds: 0 or more.")
     return Config(
         home=home,
         address=loopback_address(codexd.local_api_base, "BAA_CODEXD_LOCAL_API_BASE"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +24,7 @@ def to_folder(folder: Path, program: str) -> None:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{program}.jsonl"
-    os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
-    handler = RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
+    handler = _Owners(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
     shared: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
@@ -51,5 +52,16 @@ def to_folder(folder: Path, program: str) -> None:
     )
 
 
+class _Owners(RotatingFileHandler):
+    """Every file that it begins is for its owner only, whatever the umask."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        return open(descriptor, "a", encoding=self.encoding)
+
+
 def _serialize(entry: dict[str, Any], **_: object) -> str:
-    return msgspec.json.encode(entry, enc_hook=str).decode()
+    try:
+        return msgspec.json.encode(entry, enc_hook=str).decode()
+    except UnicodeEncodeError:  # A file's name may hold bytes that are no text.
+        return json.dumps(entry, default=str)

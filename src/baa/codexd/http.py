@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import HTTPException
+from litestar.params import FromPath
 
 from baa.api import ids
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
@@ -103,7 +104,7 @@ def _about_sessions(daemon: Daemon, policy: Policy) -> list[Any]:
         return _answer({"session": reading.session(log.reader(), session_id)}, 201)
 
     @get("/v1/codexd/sessions/{session_id:str}", opt={OPT: "read"})
-    async def read_session(session_id: str) -> Response[bytes]:
+    async def read_session(session_id: FromPath[str]) -> Response[bytes]:
         found = reading.session(log.reader(), session_id) if ids.is_id(session_id, ids.SESSION) else None
         if found is None:
             raise Rejected(Code.SESSION_NOT_FOUND, "There is no such session. List them at /v1/codexd/sessions.")
@@ -130,7 +131,7 @@ def _about_turns(daemon: Daemon) -> list[Any]:
         return _answer({"turn": turn, "cursor": str(log.cursor(answer.seq))}, 202)
 
     @get("/v1/codexd/turn/{turn_id:str}", opt={OPT: "read"})
-    async def read_turn(request: Asked, turn_id: str) -> Response[bytes]:
+    async def read_turn(request: Asked, turn_id: FromPath[str]) -> Response[bytes]:
         wait_ms = _integer(_query(request, {"waitMs"}), "waitMs", default=0, low=0, high=WAIT_MAX_MS)
         if not ids.is_id(turn_id, ids.TURN):
             raise _no_such_turn()

@@ -108,12 +108,15 @@ def _ended_by_us(session: Session, _: i.ChildEndedByUs, child: Child) -> Step:
     return _end(session, running, TurnChange.INTERRUPTED, child, reason="daemon_stopped")
 
 
-def _log_went_back(session: Session, given: i.LogWentBack, child: Child) -> Step:
-    running = session.running
-    if running is None:
-        return Step(session)
+def _log_went_back(session: Session, given: i.LogWentBack, _: Child) -> Step:
+    """Every turn is lost: one that was still queued when the copy was made may have run since, and must not again."""
     evidence = {"log": given.why}
-    return _end(session, running, TurnChange.LOST, child, reason="log_went_back", evidence=evidence)
+    done = Step(session)
+    for turn in session.turns:
+        # No child follows what is ended here: this one's keeper holds more than the log knows.
+        ended = _end(done.session, turn, TurnChange.LOST, Child(), reason="log_went_back", evidence=evidence)
+        done = Step(ended.session, done.events + ended.events)
+    return done
 
 
 def _thread_opened(session: Session, given: i.ThreadOpened, child: Child) -> Step:

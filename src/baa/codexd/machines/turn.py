@@ -27,6 +27,7 @@ TURN_TABLE: Final[dict[TurnStatus, dict[TurnChange, TurnStatus]]] = {
         TurnChange.HANDED: TurnStatus.ACCEPTED,
         TurnChange.FAILED: TurnStatus.FAILED,
         TurnChange.INTERRUPTED: TurnStatus.INTERRUPTED,
+        TurnChange.LOST: TurnStatus.LOST,
     },
     TurnStatus.ACCEPTED: {
         TurnChange.RETURNED: TurnStatus.QUEUED,

@@ -1,0 +1,107 @@
+"""A main loop that runs on a real log, with one child whose side of the spool is written by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from baa.api.sessions import TurnRequest
+from baa.clock import SystemClock
+from baa.codexd import restore
+from baa.codexd.appserver.keeper_link import Spool
+from baa.codexd.eventlog import EventLog, Transaction
+from baa.codexd.generation import Generation
+from baa.codexd.machines.child import ChildChange
+from baa.codexd.main_loop import MainLoop, TurnAnswer
+from tests.support.judge import Told, told
+from tests.support.script import SETTINGS
+
+WAIT_S = 20
+ASKED = TurnRequest(prompt="go")
+Message = dict[str, Any]
+
+
+class Bench:
+    """A main loop that runs, with one child: `says` is what the child writes, `sent` what codexd has for it."""
+
+    def __init__(self, log: EventLog, loop: MainLoop, folder: Path) -> None:
+        self.log = log
+        self.loop = loop
+        self.spool = folder / "spool"
+        self.generation = Generation(1, "kpr", folder, Spool(self.spool, 0), SystemClock())
+
+    async def start(self, *, session_id: str = "ses_a") -> None:
+        """A child that is ready, and a session."""
+        self.spool.touch()
+
+        def begin(transaction: Transaction) -> None:
+            self.loop.change_child(ChildChange.START, generation=1)
+            self.generation.begin(transaction)
+
+        await self.loop.change(begin)
+        self.loop.use(self.generation)
+        await self.says(answer("child:initialize:1", userAgent="baa/1.2.3"))
+        await self.loop.create_session(session_id, SETTINGS)
+
+    async def run_turn(self) -> None:
+        """A turn with an open item is with Codex."""
+        await self.turn("trn_a")
+        await self.says(answer("ses_a:open:3", thread={"id": "thread"}))
+        await self.says(of_turn("turn/started", turn={"id": "codex"}))
+        await self.says(of_turn("item/started", item={"id": "item", "type": "agentMessage"}))
+
+    async def turn(
+        self, turn_id: str, *, session_id: str = "ses_a", key: str | None = None, body: str = ""
+    ) -> TurnAnswer:
+        return await self.loop.start_turn(session_id, turn_id, ASKED, key=key, body_hash=body)
+
+    async def says(self, *messages: Message | bytes) -> None:
+        with self.spool.open("ab") as spool:
+            spool.write(
+                b"".join(m + b"\n" if isinstance(m, bytes) else msgspec.json.encode(m) + b"\n" for m in messages)
+            )
+        while self.generation.spool.read_to < self.spool.stat().st_size:
+            await self.loop.change(lambda _: None)
+        await self.loop.change(lambda _: None)  # what was read last is in the log before this
+
+    def events(self) -> list[Told]:
+        return told(self.log.reader())
+
+    def types(self, after: int = 0) -> list[str]:
+        return [event.type for event in self.events()[after:]]
+
+    def sent(self) -> list[Message]:
+        rows = self.log.reader().execute("SELECT line FROM outbox ORDER BY number")
+        return [msgspec.json.decode(line) for (line,) in rows]
+
+
+@asynccontextmanager
+async def bench(folder: Path) -> AsyncIterator[Bench]:
+    log = EventLog(folder / "log.sqlite3", clock=SystemClock())
+    loop = MainLoop(log, restore.restore(log.reader()), clock=SystemClock())
+    try:
+        async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(loop.run(), name="main loop")
+            failing = tasks.create_task(failure_of(log), name="log")
+            yield Bench(log, loop, folder)
+            running.cancel()
+            failing.cancel()
+    finally:
+        await asyncio.to_thread(log.close)
+
+
+async def failure_of(log: EventLog) -> None:
+    await log.failed
+
+
+def answer(request_id: str, **result: object) -> Message:
+    return {"id": request_id, "result": result}
+
+
+def of_turn(method: str, **params: object) -> Message:
+    return {"method": method, "params": {"threadId": "thread", "turnId": "codex", **params}}

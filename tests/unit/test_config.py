@@ -1,0 +1,310 @@
+"""Configuration: the file, the variables over it, and every mistake told with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import platformdirs
+import pytest
+
+from baa.api.errors import EX_CONFIG, CannotStart
+from baa.api.sessions import Sandbox
+from baa.config import Address, Ceiling, Config, load, loopback_address
+
+DEFAULT = Config(
+    home=Path("/home/ada/baa"),
+    address=Address("127.0.0.1", 4319),
+    allowed_hosts=(),
+    event_stream_path="/v1/codexd/events",
+    state_dir=Path("/home/ada/baa/state/codexd"),
+    logs_dir=Path("/home/ada/baa/logs/codexd"),
+    codex_home=Path("/home/ada/baa/state/codexd/codex-home"),
+    server_command="codex",
+    server_args=("app-server",),
+    orphan_ms=600_000,
+    drain_ms=0,
+    ceiling=Ceiling(sandbox=Sandbox.WORKSPACE_WRITE, roots=("~",)),
+)
+HOME = {"BAA_HOME": "/home/ada/baa"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "baa.toml"
+
+
+@pytest.fixture(autouse=True)
+def nobodys_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the person who runs these tests has configured is not theirs."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def changed(**fields: object) -> Config:
+    return msgspec.structs.replace(DEFAULT, **fields)
+
+
+# --- the defaults, the file, the variables
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert load(environ=HOME) == DEFAULT
+
+
+def test_what_programs_share_lies_in_the_state_folder_of_the_home() -> None:
+    assert DEFAULT.endpoint_file == Path("/home/ada/baa/state/endpoint.json")
+    assert DEFAULT.tokens_dir == Path("/home/ada/baa/state/tokens")
+
+
+WHOLE = """\
+home = "/home/ada/other"
+allowed_hosts = ["node.example.ts.net"]
+
+[codexd]
+local_api_base = "http://127.0.0.1:0"
+event_stream_path = "/events"
+state_dir = "s"
+logs_dir = "/var/log/baa"
+codex_home = "~/codex"
+server_command = "/opt/codex"
+server_args = ["app-server", "-c", "a=1"]
+orphan_ms = 1
+drain_ms = 2
+
+[ceiling]
+sandbox = "danger-full-access"
+roots = ["~/work", "/srv"]
+"""
+OF_WHOLE = Config(
+    home=Path("/home/ada/other"),
+    address=Address("127.0.0.1", 0),
+    allowed_hosts=("node.example.ts.net",),
+    event_stream_path="/events",
+    state_dir=Path("/home/ada/other/s"),
+    logs_dir=Path("/var/log/baa"),
+    codex_home=Path("~/codex"),
+    server_command="/opt/codex",
+    server_args=("app-server", "-c", "a=1"),
+    orphan_ms=1,
+    drain_ms=2,
+    ceiling=Ceiling(sandbox=Sandbox.DANGER_FULL_ACCESS, roots=("~/work", "/srv")),
+)
+
+
+def test_every_key_of_the_file_is_used(file: Path) -> None:
+    file.write_text(WHOLE)
+
+    assert load(file, {}) == msgspec.structs.replace(OF_WHOLE, codex_home=Path("~/codex").expanduser())
+
+
+VARIABLES: list[tuple[str, str, str, object]] = [
+    ("BAA_CODEXD_LOCAL_API_BASE", "http://localhost:7", "address", Address("127.0.0.1", 7)),
+    ("BAA_CODEXD_EVENT_STREAM_PATH", "/e", "event_stream_path", "/e"),
+    ("BAA_CODEXD_STATE_DIR", "/s", "state_dir", Path("/s")),
+    ("BAA_CODEXD_STATE_DIR", "s/t", "state_dir", Path("/home/ada/baa/s/t")),
+    ("BAA_CODEXD_LOGS_DIR", "l", "logs_dir", Path("/home/ada/baa/l")),
+    ("BAA_CODEXD_CODEX_HOME", "c", "codex_home", Path("/home/ada/baa/c")),
+    ("BAA_CODEXD_SERVER_COMMAND", "other codex", "server_command", "other codex"),
+    ("BAA_CODEXD_SERVER_ARGS", '["app-server", "-c", "a b"]', "server_args", ("app-server", "-c", "a b")),
+    ("BAA_CODEXD_SERVER_ARGS", "app-server -c 'a b'", "server_args", ("app-server", "-c", "a b")),
+    ("BAA_CODEXD_SERVER_ARGS", "[]", "server_args", ()),
+    ("BAA_CODEXD_ORPHAN_MS", "5", "orphan_ms", 5),
+    ("BAA_CODEXD_DRAIN_MS", "30000", "drain_ms", 30_000),
+    ("BAA_HOME", "/home/ada/baa", "home", Path("/home/ada/baa")),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "field", "meant"), VARIABLES)
+def test_a_variable_wins_over_the_file(file: Path, name: str, value: str, field: str, meant: object) -> None:
+    file.write_text('[codexd]\nlocal_api_base = "http://127.0.0.1:1"\nstate_dir = "file"\norphan_ms = 77\n')
+    of_file = changed(address=Address("127.0.0.1", 1), state_dir=Path("/home/ada/baa/file"), orphan_ms=77)
+
+    assert load(file, HOME | {name: value}) == msgspec.structs.replace(of_file, **{field: meant})
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in VARIABLES} | {"BAA_CONFIG"}))
+def test_an_empty_variable_counts_as_not_set(name: str) -> None:
+    environ = HOME | {name: ""}
+    expected = load(environ={}) if name == "BAA_HOME" else DEFAULT
+
+    assert load(environ=environ) == expected
+
+
+def test_without_a_home_ours_is_the_platforms_data_folder() -> None:
+    assert load(environ={}).home == platformdirs.user_data_path("baa-conductor", appauthor=False)
+
+
+# --- which file
+
+
+def test_the_file_named_on_the_command_line_wins_over_the_one_in_the_variable(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.toml", tmp_path / "other.toml"
+    one.write_text('home = "/one"')
+    other.write_text('home = "/other"')
+
+    assert load(one, {"BAA_CONFIG": str(other)}).home == Path("/one")
+    assert load(None, {"BAA_CONFIG": str(other)}).home == Path("/other")
+
+
+def test_the_users_own_file_is_read_and_never_one_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = platformdirs.user_config_path("baa-conductor", appauthor=False)
+    clone = tmp_path / "cloned repository"
+    for made, home in ((folder, "/mine"), (clone, "/theirs")):
+        made.mkdir(parents=True)
+        (made / "baa.toml").write_text(f'home = "{home}"')
+    monkeypatch.chdir(clone)
+
+    assert load(environ={}).home == Path("/mine")
+
+
+@pytest.mark.parametrize("named", ["command line", "variable"])
+def test_a_file_that_was_named_must_be_there(file: Path, named: str) -> None:
+    with pytest.raises(CannotStart, match=f"The configuration file {file} does not exist") as caught:
+        load(file if named == "command line" else None, {"BAA_CONFIG": str(file)})
+
+    assert caught.value.exit_code == EX_CONFIG
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("homes = 1", "unknown field `homes`"),
+        ("[codexd]\nstate = 1", r"unknown field `state` - at `\$.codexd`"),
+        ("[ceiling]\nroot = []", r"unknown field `root` - at `\$.ceiling`"),
+        ("[conductor]\n", "unknown field `conductor`"),
+        ("[codexd]\norphan_ms = '5'", r"\$.codexd.orphan_ms"),
+        ("[codexd]\nserver_args = 'app-server'", r"\$.codexd.server_args"),
+        ("[codexd]\nserver_args = [1]", r"\$.codexd.server_args\[0\]"),
+        ("[ceiling]\nsandbox = 'none'", r"\$.ceiling.sandbox"),
+        ("home = 1", r"\$.home"),
+        ("home = = 1", "line 1, column 8"),
+        ("codexd = 1", r"\$.codexd"),
+        ("home = 'a'\nhome = 'b'", "Cannot overwrite"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_its_place(file: Path, text: str, told: str) -> None:
+    file.write_text(text)
+    with pytest.raises(CannotStart, match=told) as caught:
+        load(file, HOME)
+
+    assert (caught.value.exit_code, str(file) in caught.value.message) == (EX_CONFIG, True)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_file_that_cannot_be_read_is_told(file: Path, content: bytes | None) -> None:
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(CannotStart, match=f"The configuration file {file} cannot be read"):
+        load(file, HOME)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BAA_CODEXD_ORPHAN_MS", "soon"),
+        ("BAA_CODEXD_ORPHAN_MS", "1.5"),
+        ("BAA_CODEXD_DRAIN_MS", "1e3"),
+        ("BAA_CODEXD_SERVER_ARGS", "[1]"),
+        ("BAA_CODEXD_SERVER_ARGS", "['app-server']"),
+        ("BAA_CODEXD_SERVER_ARGS", "[] and more"),
+        ("BAA_CODEXD_SERVER_ARGS", "an 'open quote"),
+    ],
+)
+def test_a_mistake_in_a_variable_is_told_with_its_name(name: str, value: str) -> None:
+    with pytest.raises(CannotStart, match=f"{name} cannot be") as caught:
+        load(environ=HOME | {name: value})
+
+    assert caught.value.exit_code == EX_CONFIG
+
+
+PATHS = ["events", "/events/", "/", "//events", "/{events}", "/a b", "/a?b", "/a#b", "/%2e", "/é", "http://127.0.0.1/e"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_event_stream_path_must_be_one(path: str) -> None:
+    with pytest.raises(CannotStart, match="event_stream_path must be a path"):
+        load(environ=HOME | {"BAA_CODEXD_EVENT_STREAM_PATH": path})
+
+
+@pytest.mark.parametrize("name", ["BAA_CODEXD_ORPHAN_MS", "BAA_CODEXD_DRAIN_MS"])
+def test_a_time_must_not_be_negative(name: str) -> None:
+    load(environ=HOME | {name: "0"})
+    with pytest.raises(CannotStart, match="0 or more"):
+        load(environ=HOME | {name: "-1"})
+
+
+# --- where codexd may listen
+
+
+@pytest.mark.parametrize(
+    ("base", "address"),
+    [
+        ("http://127.0.0.1:4319", Address("127.0.0.1", 4319)),
+        ("http://127.0.0.1:4319/", Address("127.0.0.1", 4319)),
+        ("http://127.0.0.1:0", Address("127.0.0.1", 0)),
+        ("http://127.0.0.1:65535", Address("127.0.0.1", 65535)),
+        ("http://127.8.9.10:80", Address("127.8.9.10", 80)),
+        ("http://localhost:80", Address("127.0.0.1", 80)),
+        ("HTTP://LocalHost:80", Address("127.0.0.1", 80)),
+        ("http://[::1]:80", Address("::1", 80)),
+    ],
+)
+def test_plain_http_on_a_loopback_address_is_taken(base: str, address: Address) -> None:
+    assert loopback_address(base, "BAA_X") == address
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "",
+        "127.0.0.1:4319",
+        "localhost:4319",
+        "//127.0.0.1:4319",
+        "http://127.0.0.1",
+        "http://127.0.0.1:",
+        "http://127.0.0.1:port",
+        "http://127.0.0.1:-1",
+        "http://127.0.0.1:65536",
+        "http://0.0.0.0:4319",
+        "http://[::]:4319",
+        "http://10.0.0.1:4319",
+        "http://100.64.0.1:4319",
+        "http://169.254.169.254:80",
+        "http://[fe80::1]:80",
+        "http://127.1:80",
+        "http://2130706433:80",
+        "http://0x7f000001:80",
+        "http://127.0.0.1.example.com:80",
+        "http://localhost.example.com:80",
+        "http://example.com:80",
+        "http://node.local:80",
+        "http://:80",
+        "http://[::1:80",
+        "https://127.0.0.1:4319",
+        "ws://127.0.0.1:4319",
+        "unix:///run/baa.sock",
+        "http://ada@127.0.0.1:80",
+        "http://ada:secret@127.0.0.1:80",
+        "http://@127.0.0.1:80",
+        "http://127.0.0.1:80@example.com",
+        "http://example.com:80@127.0.0.1",
+        "http://127.0.0.1:80/v1",
+        "http://127.0.0.1:80//",
+        "http://127.0.0.1:80?x=1",
+        "http://127.0.0.1:80#x",
+        "http://127.0.0.1\\@example.com:80",
+    ],
+)
+def test_any_other_address_is_refused_with_the_name_of_the_setting(base: str) -> None:
+    with pytest.raises(CannotStart, match=r"BAA_X must be http://127\.0\.0\.1:PORT") as caught:
+        loopback_address(base, "BAA_X")
+
+    assert caught.value.exit_code == EX_CONFIG

@@ -1,0 +1,188 @@
+"""What a request may ask for: in which folders work may be done, and how much power an agent may have."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from baa.api.errors import Code, Rejected
+from baa.api.sessions import ApprovalPolicy, CreateSession, Sandbox, SessionSettings
+from baa.codexd.policy import Policy
+
+
+class Home:
+    """A home folder with a root in it, our state in that, and things beside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "ada"
+        self.state = self.path / ".local" / "share" / "baa"
+        self.project = self.path / "work" / "project"
+        self.beside = folder / "adam"
+        for made in (self.state / "state", self.project, self.beside, self.path / ".ssh", self.path / "a.b" / "..c"):
+            made.mkdir(parents=True)
+        (self.path / "file").touch()
+        os.mkfifo(self.path / "fifo")
+        for name, target in (("out", self.beside), ("in", self.project), ("hidden", self.path / ".ssh"),
+                             ("dangling", folder / "nowhere"), ("loop", self.path / "loop")):  # fmt: skip
+            (self.path / name).symlink_to(target)
+        self.policy = Policy(sandbox=Sandbox.WORKSPACE_WRITE, roots=(self.path,), private=(self.state,))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path.resolve())
+
+
+GOOD: list[tuple[str, str]] = [
+    ("work/project", "work/project"),
+    ("work", "work"),
+    ("work/project/", "work/project"),
+    ("work//project/.", "work/project"),
+    ("work/project/../project", "work/project"),
+    ("in", "work/project"),
+    ("a.b", "a.b"),
+    (".ssh/../work", "work"),
+]
+
+
+@pytest.mark.parametrize(("cwd", "real"), GOOD)
+def test_a_folder_inside_the_roots_is_taken_by_its_real_path(home: Home, cwd: str, real: str) -> None:
+    assert home.policy.folder(f"{home.path}/{cwd}") == home.path / real
+
+
+OUTSIDE: dict[str, Callable[[Home], str]] = {
+    "a sibling that begins alike": lambda home: str(home.beside),
+    "a folder above": lambda home: str(home.path.parent),
+    "the way up": lambda home: f"{home.path}/../adam",
+    "the root of all": lambda _: "/",
+    "another place": lambda _: tempfile.gettempdir(),
+    "a symlink that leads out": lambda home: str(home.path / "out"),
+    "a dot folder": lambda home: str(home.path / ".ssh"),
+    "a symlink into a dot folder": lambda home: str(home.path / "hidden"),
+    "a folder that begins with two dots": lambda home: str(home.path / "a.b" / "..c"),
+    "our own state": lambda home: str(home.state),
+    "inside our own state": lambda home: str(home.state / "state"),
+    "the folder that holds our state": lambda home: str(home.path),
+}
+
+
+@pytest.mark.parametrize("make", OUTSIDE.values(), ids=list(OUTSIDE))
+def test_a_folder_that_is_not_for_work_is_above_the_ceiling(home: Home, make: Callable[[Home], str]) -> None:
+    with pytest.raises(Rejected) as caught:
+        home.policy.folder(make(home))
+
+    assert (caught.value.code, caught.value.details) == (Code.POLICY_CEILING, {"field": "cwd"})
+
+
+NO_FOLDER: dict[str, Callable[[Home], str]] = {
+    "missing": lambda home: str(home.path / "missing"),
+    "a file": lambda home: str(home.path / "file"),
+    "below a file": lambda home: str(home.path / "file" / "x"),
+    "a FIFO": lambda home: str(home.path / "fifo"),
+    "a device": lambda _: "/dev/null",
+    "a dangling symlink": lambda home: str(home.path / "dangling"),
+    "a symlink to itself": lambda home: str(home.path / "loop"),
+    "a name that is too long": lambda home: str(home.path / ("x" * 5000)),
+    "a NUL": lambda home: f"{home.path}/work\0",
+    "a lone surrogate": lambda home: f"{home.path}/\ud800",
+    "empty": lambda _: "",
+    "relative": lambda _: ".",
+    "a tilde": lambda _: "~",
+    "a URL": lambda home: f"file:{home.path}/work",
+}
+
+
+@pytest.mark.parametrize("make", NO_FOLDER.values(), ids=list(NO_FOLDER))
+def test_what_is_no_absolute_path_of_a_folder_is_an_invalid_request(home: Home, make: Callable[[Home], str]) -> None:
+    with pytest.raises(Rejected) as caught:
+        home.policy.folder(make(home))
+
+    assert (caught.value.code, caught.value.details) == (Code.INVALID_REQUEST, {"field": "cwd"})
+
+
+def test_a_state_folder_inside_a_project_keeps_only_those_above_and_below_it_away(home: Home) -> None:
+    state = home.project / "state"
+    (state / "deep").mkdir(parents=True)
+    (home.project / "src").mkdir()
+    policy = Policy(sandbox=Sandbox.READ_ONLY, roots=(home.path,), private=(home.state, state))
+
+    assert policy.folder(str(home.project / "src")) == home.project / "src"
+    for folder in (home.project, state, state / "deep"):
+        with pytest.raises(Rejected, match="codexd's own state"):
+            policy.folder(str(folder))
+
+
+def test_any_of_several_roots_will_do_and_a_dot_folder_may_be_one(home: Home) -> None:
+    policy = Policy(sandbox=Sandbox.READ_ONLY, roots=(home.beside, home.path / ".ssh"), private=(home.state,))
+
+    assert policy.folder(str(home.beside)) == home.beside
+    assert policy.folder(str(home.path / ".ssh")) == home.path / ".ssh"
+
+
+def test_without_roots_nothing_is_allowed(home: Home) -> None:
+    with pytest.raises(Rejected, match="outside the folders"):
+        Policy(sandbox=Sandbox.READ_ONLY, roots=(), private=()).folder(str(home.project))
+
+
+# --- the ceiling
+
+POWERS = list(Sandbox)
+
+
+@pytest.mark.parametrize("ceiling", POWERS)
+@pytest.mark.parametrize("asked", POWERS)
+def test_a_request_gets_the_power_that_it_asks_for_up_to_the_ceiling(
+    home: Home, ceiling: Sandbox, asked: Sandbox
+) -> None:
+    policy = Policy(sandbox=ceiling, roots=(home.path,), private=())
+    request = CreateSession(cwd=str(home.project), sandbox=asked)
+
+    if POWERS.index(asked) <= POWERS.index(ceiling):
+        assert policy.settings(request).sandbox is asked
+    else:
+        with pytest.raises(Rejected) as caught:
+            policy.settings(request)
+        assert (caught.value.code, caught.value.details) == (
+            Code.POLICY_CEILING,
+            {"field": "sandbox", "ceiling": ceiling.value},
+        )
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "given"),
+    [
+        (Sandbox.READ_ONLY, Sandbox.READ_ONLY),
+        (Sandbox.WORKSPACE_WRITE, Sandbox.WORKSPACE_WRITE),
+        (Sandbox.DANGER_FULL_ACCESS, Sandbox.WORKSPACE_WRITE),
+    ],
+)
+def test_full_access_is_never_a_default(home: Home, ceiling: Sandbox, given: Sandbox) -> None:
+    policy = Policy(sandbox=ceiling, roots=(home.path,), private=())
+
+    assert policy.settings(CreateSession(cwd=str(home.project))) == SessionSettings(
+        cwd=str(home.project), sandbox=given, approval_policy=ApprovalPolicy.NEVER
+    )
+
+
+def test_everything_else_is_taken_as_it_was_asked_for(home: Home) -> None:
+    asked = CreateSession(
+        cwd=f"{home.path}/in",
+        purpose="p",
+        model="m",
+        model_provider="mp",
+        sandbox=Sandbox.READ_ONLY,
+        approval_policy=ApprovalPolicy.ON_REQUEST,
+        base_instructions="b",
+        developer_instructions="d",
+        metadata={"k": "v"},
+    )
+
+    assert msgspec.to_builtins(home.policy.settings(asked)) == {
+        **msgspec.to_builtins(asked),
+        "cwd": str(home.project),
+    }
