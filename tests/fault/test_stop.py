@@ -312,3 +312,24 @@ async def test_a_turn_that_the_copy_holds_as_queued_is_not_run_twice(house: Hous
     assert (turn["status"], turn["reason"]) == ("lost", "log_went_back")
     assert (await node.play(session_id, "plain"))["finalMessage"] == "Fine."
     assert len(model.requests) == 2
+
+
+async def test_a_log_that_knows_only_an_older_child_is_another_log_too(house: House, tmp_path: Path) -> None:
+    node, model = house
+    session_id, child = await node.session(), await node.child()
+    turn_id = await node.turn(session_id, "held")
+    await within(model.held("held"))
+    copy_of(node.database, tmp_path / "copy")
+    os.kill(child, signal.SIGKILL)
+    assert (await node.end_of_turn(turn_id))["status"] == "interrupted"
+    second, keeper, cursor = await node.child(), node.keeper, await node.head()
+    await node.kill()
+    put_back(tmp_path / "copy", node.database)
+    await node.start()
+    await node.child()
+    assert not alive(second)
+    assert not alive(keeper)
+    answer = await node.get("/v1/codexd/events", after=cursor)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (410, "cursor_expired")
+    turn = await node.ledger(turn_id)
+    assert (turn["status"], turn["reason"]) == ("lost", "log_went_back")

@@ -359,7 +359,7 @@ def durable(sessions: Iterable[Session], alive: int) -> dict[str, Session]:
                     turn,
                     open_items=tuple(sorted(turn.open_items)),
                     done_items=tuple(sorted(turn.done_items)),
-                    interrupt_when_named=False,  # the wish of a codexd that stops; the next one does not
+                    told_to_stop=False,  # the wish of a codexd that stops; the next one does not
                 )
                 for turn in session.turns
             ),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from baa.codexd.leftovers import Recorded, end_keeper, end_strangers, keeper_of, start_of
+from baa.codexd.leftovers import Recorded, Swept, end_keeper, keeper_of, start_of, sweep
 
 WAIT_S = 20
 
@@ -155,7 +155,7 @@ async def test_a_stranger_of_a_recorded_pid_is_left_alone() -> None:
 
 
 async def test_every_keeper_is_ended_but_the_recorded_one(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("1", "2", "3", "4")]
+    folders = [tmp_path / name for name in ("1-a", "2-b", "3-c", "4-d")]
     for folder in folders:
         folder.mkdir()
     (tmp_path / "a file").touch()
@@ -164,7 +164,8 @@ async def test_every_keeper_is_ended_but_the_recorded_one(tmp_path: Path) -> Non
         process(KEEPER, folders[1] / "lock") as mine,
         process(KEEPER, folders[2] / "lock") as three,
     ):
-        assert await end_strangers(tmp_path, folders[1]) == [one.pid, three.pid]
+        assert await sweep(tmp_path, folders[1]) == Swept([one.pid, three.pid], newest=4)
         assert mine.poll() is None
-        assert await end_strangers(tmp_path, None) == [mine.pid]
-    assert await end_strangers(tmp_path, None) == []
+        assert [folder.exists() for folder in folders] == [False, True, False, False]
+        assert await sweep(tmp_path, None) == Swept([mine.pid], newest=2)
+    assert await sweep(tmp_path, None) == Swept([], newest=0)

@@ -14,6 +14,8 @@ import pytest
 import structlog
 
 from baa import logs
+from baa.codexd import lifecycle
+from baa.codexd.eventlog import Stored
 
 EVIL = 'first\nsecond\r\x1b[31mred\x1b[0m\x00\u2028 "quoted" \\ é😀'
 
@@ -93,6 +95,24 @@ def test_a_name_that_is_no_text_is_told_all_the_same(folder: Path) -> None:
     structlog.get_logger("codexd").info("next")
 
     assert [entry["event"] for entry in entries(folder)] == ["cannot read", "next"]
+
+
+def test_the_lifecycle_is_told_by_its_ids_and_what_was_said_is_not(folder: Path) -> None:
+    bodies = [b'{"turnId":"trn_a","payload":{"request":{"prompt":"secret"}}}', b'{"turnId":null,"payload":{}}']
+    lifecycle.write(
+        [
+            Stored(1, "ses_a", "turn.queued", bodies[0]),
+            Stored(2, None, "child.ready", bodies[1]),
+            Stored(3, "ses_a", "item.delta", bodies[0]),
+            Stored(4, "ses_a", "codex.warning", bodies[0]),
+        ]
+    )
+
+    assert [{name: entry[name] for name in ("event", "seq", "session_id", "turn_id")} for entry in entries(folder)] == [
+        {"event": "turn.queued", "seq": 1, "session_id": "ses_a", "turn_id": "trn_a"},
+        {"event": "child.ready", "seq": 2, "session_id": None, "turn_id": None},
+    ]
+    assert b"secret" not in (folder / "codexd.jsonl").read_bytes()
 
 
 def test_details_are_not_told_below_info(folder: Path) -> None:

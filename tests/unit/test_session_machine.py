@@ -104,6 +104,11 @@ def test_a_turn_that_codex_refuses_fails_with_its_words() -> None:
     script.got(i.TurnRefused("trn_a", REFUSED), i.Count("late_turn"))
 
 
+def test_a_refusal_of_another_turn_or_of_one_that_was_named_fails_nothing() -> None:
+    handed().got(i.TurnRefused("trn_x", REFUSED), i.Count("late_turn"))
+    running().got(i.TurnRefused("trn_a", REFUSED), i.Count("late_turn"))
+
+
 @pytest.mark.parametrize("end", i.TurnEnd)
 def test_a_second_end_is_counted_and_changes_nothing(end: i.TurnEnd) -> None:
     script = idle()
@@ -183,6 +188,15 @@ def test_a_thread_in_which_nothing_has_run_is_not_on_disk_and_is_opened_anew() -
     script.got(opened("new", generation=2), loaded("new", generation=2), accepted(generation=2), hand(thread_id="new"))
 
 
+@pytest.mark.parametrize("thread_id", ["thread", "other"])
+def test_only_a_thread_in_which_a_turn_has_run_counts_as_one_that_can_be_resumed(thread_id: str) -> None:
+    nothing_has_run = handed().beside(BACKOFF).played(died(taken=False)).beside(NEXT).played(i.ChildBecameReady())
+    one_has_run = idle().beside(NEXT).played(asked("trn_b"))
+    scripts = [script.played(opened(thread_id, generation=2)) for script in (nothing_has_run, one_has_run)]
+
+    assert [script.session.resumable for script in scripts] == [False, thread_id == "thread"]
+
+
 def test_a_session_asks_for_its_thread_once() -> None:
     opening().got(asked("trn_b"), queued("trn_b")).got(i.ChildBecameReady())
 
@@ -210,7 +224,11 @@ def test_a_waiting_turn_does_not_notice_a_death() -> None:
 
 
 def test_the_death_of_another_generation_concerns_no_turn_of_this_one() -> None:
-    running().beside(BACKOFF).got(died(generation=7))
+    script = running().beside(BACKOFF)
+    before = script.session
+    script.got(died(generation=7))
+
+    assert script.session == before
 
 
 def test_a_second_child_that_dies_while_asked_leaves_the_question_to_the_third() -> None:
@@ -256,6 +274,17 @@ def test_a_turn_that_the_history_calls_completed_gets_the_items_that_died_with_t
         item_completed("open"),
         item_started("unseen"),
         item_completed("unseen"),
+        turn_ended(COMPLETED, evidence={"history": "completed", "generation": 1}),
+    )
+
+
+def test_a_turn_is_found_by_the_name_that_codex_gave_it_where_the_history_does_not_tell_ours() -> None:
+    script = doubtful(keeper=True).beside(NEXT).played(i.ChildBecameReady())
+    script.got(
+        i.HistoryRead(
+            (found(None, codex_turn_id="codex_x", client_id=None), found(i.TurnEnd.COMPLETED, client_id=None))
+        ),
+        item_abandoned(),
         turn_ended(COMPLETED, evidence={"history": "completed", "generation": 1}),
     )
 
@@ -321,6 +350,19 @@ def test_only_a_turn_that_codex_named_can_be_interrupted(script: Script, wanted:
     script.got(i.StopTurn(), *wanted)
 
 
+def test_a_turn_that_codex_did_not_name_yet_is_interrupted_as_soon_as_it_does() -> None:
+    script = handed().got(i.StopTurn()).got(i.StopTurn())
+    script.got(named(), started(), i.InterruptTurn("trn_a", "thread", "codex_a"))
+    script.got(named("codex_a", "trn_a"))
+
+
+def test_nobody_is_left_to_be_asked_to_interrupt_what_a_dead_child_ran() -> None:
+    script = handed().got(i.StopTurn()).beside(BACKOFF).played(died(keeper=True)).beside(NEXT)
+    script.played(i.ChildBecameReady())
+    evidence = {"history": "in progress", "generation": 1}
+    script.got(i.HistoryRead((found(None),)), started(), turn_ended(INTERRUPTED, "child_exited", evidence=evidence))
+
+
 def test_a_turn_whose_child_we_ended_is_interrupted() -> None:
     running().played(began()).beside(BACKOFF).got(
         i.ChildEndedByUs(), item_abandoned(), turn_ended(INTERRUPTED, "daemon_stopped")
@@ -332,8 +374,15 @@ def test_a_turn_that_waits_or_is_in_doubt_outlives_a_stop(script: Script) -> Non
     script.got(i.ChildEndedByUs())
 
 
-@pytest.mark.parametrize("script", [handed(), doubtful(keeper=False)])
-def test_a_turn_is_lost_when_the_log_is_older_than_the_spool(script: Script) -> None:
+@pytest.mark.parametrize("script", [opening(), handed(), running().played(began()), doubtful(keeper=False)])
+def test_every_turn_is_lost_when_the_log_is_older_than_the_spool(script: Script) -> None:
+    """One that still waits in the log may have run since."""
+    script.played(asked("trn_b"))
     open_items = [item_abandoned(item) for item in script.session.turns[0].open_items]
-    end = turn_ended(EventType.TURN_LOST, "log_went_back", evidence={"log": "restored"})
-    script.beside(BACKOFF).got(i.LogWentBack("restored"), *open_items, end)
+    evidence = {"log": "restored"}
+    ends = [turn_ended(EventType.TURN_LOST, "log_went_back", turn_id=t, evidence=evidence) for t in ("trn_a", "trn_b")]
+    script.got(i.LogWentBack("restored"), *open_items, *ends)
+
+
+def test_a_session_without_a_turn_does_not_notice_that_the_log_went_back() -> None:
+    idle().got(i.LogWentBack("restored"))

@@ -159,7 +159,7 @@ class Stage:
                 await self.kill_codexd()
         keepers = self.base / "baa" / "state" / "codexd" / "keepers"
         if keepers.is_dir():
-            await leftovers.end_strangers(keepers, None)
+            await leftovers.sweep(keepers, None)
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -149,8 +149,9 @@ async def _serve(
     guard = Guard(app, program="codexd", allowed_hosts=hosts, routes=routes, tokens=tokens)
     server = serve.HttpServer(guard, sock)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(server.serve(), name="http")
         child = tasks.create_task(daemon.supervisor.run(), name="supervisor")
+        await daemon.supervisor.decided.wait()  # so that nobody is answered before it is known if there is a Codex
+        tasks.create_task(server.serve(), name="http")
         await server.started.wait()
         _write_endpoint(config.endpoint_file, daemon)
         _log.info("serving", address=daemon.address, daemon_id=daemon.daemon_id)

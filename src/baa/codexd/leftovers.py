@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -77,15 +78,28 @@ async def end_keeper(keeper: Recorded, *, at_once: bool = False) -> None:
     await keeper.gone(ENDING_S)
 
 
-async def end_strangers(keepers: Path, but: Path | None) -> list[int]:
-    """End every keeper of this state folder except the recorded one; the pids of those that were ended."""
-    ended = []
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What `sweep` found: the pids of the keepers that it ended, and the highest generation that had a folder."""
+
+    ended: list[int]
+    newest: int
+
+
+async def sweep(keepers: Path, but: Path | None) -> Swept:
+    """End every keeper of this state folder except the recorded one, and remove what they leave."""
+    ended, newest = [], 0
     for folder in sorted(keepers.iterdir()):
-        keeper = None if folder == but else keeper_of(folder)
+        number = folder.name.partition("-")[0]
+        newest = max(newest, int(number) if number.isdecimal() else 0)
+        if folder == but:
+            continue
+        keeper = keeper_of(folder)
         if keeper is not None:
             await end_keeper(keeper)
             ended.append(keeper.pid)
-    return ended
+        shutil.rmtree(folder, ignore_errors=True)
+    return Swept(ended, newest)
 
 
 def start_of(pid: int) -> str:

@@ -70,6 +70,7 @@ class Supervisor:
         self._restarts = Restarts()
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
+        self.decided = asyncio.Event()
         self._generation: Generation | None = None
         self._spawned: subprocess.Popen[bytes] | None = None
         self._pause_s = 0.0
@@ -91,9 +92,11 @@ class Supervisor:
 
         Call it once, before `run`. Raises KeeperNewer.
         """
-        ended = await leftovers.end_strangers(self._setting.keepers, None if left is None else left.folder)
-        for pid in ended:
+        swept = await leftovers.sweep(self._setting.keepers, None if left is None else left.folder)
+        for pid in swept.ended:
             _log.warning("keeper.ended", pid=pid, why="it is not the recorded one")
+        if swept.newest > self._loop.child.generation:  # each is in the log before its folder is made
+            await self._say_log_went_back("the log knows only older children than there were")
         if left is None:
             return
         self._loop.change_child(ChildChange.START, generation=left.number)
@@ -105,6 +108,7 @@ class Supervisor:
             await self._log_went_back(left, link)
         else:
             await self._adopt(left, link)
+            self.decided.set()
 
     async def run(self) -> None:
         """Keep a child running until `stop`."""
@@ -149,6 +153,7 @@ class Supervisor:
             generation.begin(transaction)
 
         await self._loop.change(decide)
+        self.decided.set()
         self._spawned = keepers.spawn(generation, found, self._setting)
         link = await keepers.meet(generation, self._spawned)
         self._ready.clear()
@@ -170,6 +175,7 @@ class Supervisor:
 
         await self._loop.change(decide)
         self._pause_s = LOOK_AGAIN_S
+        self.decided.set()
 
     # --- the child of a dead codexd
 
@@ -198,18 +204,21 @@ class Supervisor:
             link.start()
 
     async def _log_went_back(self, left: Generation, link: KeeperLink) -> None:
-        why = "the log is older than what its child's keeper holds"
-        _log.error("log.went_back", taken=link.hello.taken, lines=left.lines, spool=link.hello.spool)
         link.end_child(at_once=True)
         async for _ in link.words():
             pass
+        await self._say_log_went_back("the log is older than what its child's keeper holds")
+        await self._bury(left)
+
+    async def _say_log_went_back(self, why: str) -> None:
+        """It is another log from here on, and what its open turns did since the copy was made cannot be told."""
+        _log.error("log.went_back", why=why)
 
         def decide(transaction: Transaction) -> None:
             self._loop.log.change_epoch(transaction)
             self._loop.step_open(i.LogWentBack(why), transaction)
 
         await self._loop.change(decide)
-        await self._bury(left)
 
     # --- a living child
 

@@ -95,10 +95,10 @@ def _stop_turn(session: Session, _: i.StopTurn, child: Child) -> Step:
     running = session.running
     if running is None or session.thread_id is None or running.unresolved:
         return Step(session)
-    if running.codex_turn_id is None:  # Codex can only be asked by its own name for the turn
-        return Step(_with_running(session, replace(running, interrupt_when_named=True)))
-    effect = i.InterruptTurn(running.turn_id, session.thread_id, running.codex_turn_id)
-    return Step(session, (), (effect,))
+    stopping = _with_running(session, replace(running, told_to_stop=True))
+    if running.codex_turn_id is None:  # Codex can be asked only by its own name for the turn: see _named
+        return Step(stopping)
+    return Step(stopping, (), (i.InterruptTurn(running.turn_id, session.thread_id, running.codex_turn_id),))
 
 
 def _ended_by_us(session: Session, _: i.ChildEndedByUs, child: Child) -> Step:
@@ -156,7 +156,7 @@ def _named(session: Session, given: i.TurnNamed, child: Child) -> Step:
     payload = e.TurnStarted(codex_turn_id=given.codex_turn_id, emitted_at=given.emitted_at)
     started = NewEvent(EventType.TURN_STARTED, session.session_id, running.turn_id, payload)
     session = replace(_with_running(session, named), resumable=True)
-    if not running.interrupt_when_named or running.unresolved or session.thread_id is None:
+    if not running.told_to_stop or running.unresolved or session.thread_id is None:
         return Step(session, (started,))
     return Step(session, (started,), (i.InterruptTurn(running.turn_id, session.thread_id, given.codex_turn_id),))
 
@@ -179,7 +179,11 @@ def _finished(session: Session, given: i.TurnFinished, child: Child) -> Step:
     running = _turn_of(session, given.codex_turn_id)
     if running is None:
         return Step(session, (), (i.Count("late_turn_end"),))
-    return _end(session, running, _ENDS[given.end], child, error=given.error, emitted_at=given.emitted_at)
+    ours = running.told_to_stop and given.end is i.TurnEnd.INTERRUPTED
+    reason = "daemon_stopped" if ours else None
+    return _end(
+        session, running, _ENDS[given.end], child, reason=reason, error=given.error, emitted_at=given.emitted_at
+    )
 
 
 def _item_began(session: Session, given: i.ItemBegan, child: Child) -> Step:

@@ -56,6 +56,7 @@ class Turn:
     `generation` is the child it was handed to (0 = none yet). `open_items` are Codex's ids of the items that started
     and did not end, `done_items` of those that completed. `unresolved` is the generation whose death left its end
     unknown (0 = its end is not in doubt), and `keeper_died` whether the spool's last bytes went with it.
+    `told_to_stop`: codexd is stopping and wants it interrupted.
     """
 
     turn_id: str
@@ -67,7 +68,7 @@ class Turn:
     done_items: tuple[str, ...] = ()
     unresolved: int = 0
     keeper_died: bool = False
-    interrupt_when_named: bool = False
+    told_to_stop: bool = False
 
     def change(self, change: TurnChange) -> Turn:
         """The turn after `change`. Raises Impossible if its table does not list it."""
