@@ -123,10 +123,12 @@ def test_details_are_not_told_below_info(folder: Path) -> None:
     assert [entry["event"] for entry in entries(folder)] == ["something"]
 
 
+FILLER = "x" * (logs.FILE_BYTES - 1000)  # one such line fits into a file, and nothing of its size after it
+
+
 def test_the_file_is_for_its_owner_only_also_after_it_was_begun_anew(folder: Path) -> None:
-    structlog.get_logger("codexd").info("one")
-    os.truncate(folder / "codexd.jsonl", logs.FILE_BYTES)
-    structlog.get_logger("codexd").info("two")
+    structlog.get_logger("codexd").info("one", filler=FILLER)
+    structlog.get_logger("codexd").info("two", filler=FILLER)
     files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
 
     assert files == {"codexd.jsonl": 0o600, "codexd.jsonl.1": 0o600}
@@ -135,8 +137,7 @@ def test_the_file_is_for_its_owner_only_also_after_it_was_begun_anew(folder: Pat
 
 def test_only_so_many_old_files_are_kept(folder: Path) -> None:
     for _ in range(logs.FILES_KEPT + 4):
-        structlog.get_logger("codexd").info("next")
-        os.truncate(folder / "codexd.jsonl", logs.FILE_BYTES)
+        structlog.get_logger("codexd").info("next", filler=FILLER)
 
     assert len(list(folder.iterdir())) == logs.FILES_KEPT + 1
 

@@ -246,6 +246,12 @@ def test_what_an_item_says_is_not_mixed_with_that_of_another_turn_or_session(log
     assert reading.text_so_far(log.connection, "trn_ses_b", "i") == "b"
     assert reading.text_so_far(log.connection, "trn_ses_b", "k") is None
 
+    log.add(EventType.TURN_COMPLETED, e.TurnEnded(), turn_id="trn_ses_a")
+    log.run("trn_next")
+    piece = e.ItemDelta(item_id="i", stream="plan", delta="next")
+    log.add(EventType.ITEM_DELTA, piece, turn_id="trn_next")
+    assert reading.text_so_far(log.connection, "trn_ses_a", "i") == "aa"
+
 
 def test_turns_are_counted_by_where_they_stand(log: Log) -> None:
     for number in range(3):

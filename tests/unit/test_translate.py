@@ -253,6 +253,7 @@ def test_limits_are_what_codex_says_last() -> None:
     message = {"method": "account/rateLimits/updated", "params": {"rateLimits": {"primary": {"usedPercent": 7}}}}
 
     assert come(message) == translate.LimitsRead({"primary": {"usedPercent": 7}})
+    assert come({"method": "account/rateLimits/updated", "params": {"rateLimits": None}}) == translate.LimitsRead({})
 
 
 # --- questions
