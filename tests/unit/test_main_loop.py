@@ -95,6 +95,35 @@ async def test_a_refused_handshake_is_told_to_the_supervisor(tmp_path: Path) -> 
         assert codexd.loop.child == Child(ChildState.STARTING, 1)
 
 
+async def test_one_ring_is_enough_to_read_a_long_spool_to_its_end(codexd: Bench) -> None:
+    """Were each chunk to wait for the next look, this would take its second for each of them."""
+    await codexd.run_turn()
+    dull = msgspec.json.encode(of_turn("thread/status/changed", text="x" * (CHUNK // 4))) + b"\n"
+    end = msgspec.json.encode(of_turn("turn/completed", turn={"id": "codex", "status": "completed"})) + b"\n"
+    with codexd.spool.open("ab") as spool:
+        spool.write(dull * 4 * 2 * WAIT_S + end)
+    head = codexd.log.head
+    codexd.loop.wake()
+    await codexd.log.wait_past(head)
+
+    assert codexd.types(head) == ["item.abandoned", "turn.completed"]
+
+
+async def test_a_spool_that_another_reads_is_left_to_it(codexd: Bench) -> None:
+    """While a child is adopted, nobody but who adopts it reads on."""
+    codexd.generation.reading = False
+    before = len(codexd.events())
+    with codexd.spool.open("ab") as spool:
+        spool.write(b'{"method":"warning"}\n')
+    for _ in range(3):
+        codexd.loop.wake()
+        await codexd.loop.change(lambda _: None)
+    assert codexd.types(before) == []
+
+    await codexd.loop.change(lambda transaction: codexd.loop.ingest(codexd.generation, transaction))
+    assert codexd.types(before) == ["codex.warning"]
+
+
 # --- what is refused
 
 
