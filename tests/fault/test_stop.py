@@ -248,6 +248,39 @@ async def test_a_child_that_always_ends_is_told_and_tried_ever_later(idle: Node)
         assert await idle.stop() == 0
 
 
+# --- keepers that are not as they should be
+
+
+async def test_a_stop_is_not_held_up_by_a_frozen_keeper(house: House) -> None:
+    node, _ = house
+    child, keeper = await node.child(), node.keeper
+    os.kill(keeper, signal.SIGSTOP)
+    node.signal(signal.SIGTERM)
+    assert await node.ended() == 0
+    assert node.left() == []
+    assert not alive(child)
+    await node.start()
+    exits = [event["payload"]["reason"] for event in await node.events() if event["type"] == "child.exited"]
+    assert exits == ["its keeper died"]
+
+
+async def test_a_child_that_dies_while_codexd_drains_is_told_so_and_is_the_last(house: House) -> None:
+    node, _ = house
+    async with Oracle(node) as oracle:
+        session_id, turn_id = await drained(house, oracle)
+        os.kill((await node.status())["child"]["pid"], signal.SIGKILL)
+        assert await node.ended() == 0
+        node.settings["drain_ms"] = "0"
+        await node.start()
+        await oracle.end_of(turn_id)
+        turn = await node.ledger(turn_id)
+        assert (turn["status"], turn["reason"]) == ("interrupted", "child_exited")
+        assert (await node.play(session_id, "plain"))["finalMessage"] == "Fine."
+        await oracle.caught_up()
+    started = [event["payload"]["generation"] for event in oracle.events if event["type"] == "child.started"]
+    assert started[-2:] == [started[-1] - 1, started[-1]]  # none between the one that died and the next codexd's
+
+
 # --- a log that went back
 
 

@@ -99,6 +99,7 @@ async def test_a_keeper_without_a_child_has_no_childs_pid(folder: Path) -> None:
     [
         (frame(b"h", 2, HELLO), KeeperNewer, "speaks version 2"),
         (frame(b"h", 2**63, b"who knows"), KeeperNewer, "version 9223372036854775808"),
+        (frame(b"e", 2, b"wanted: hello, protocol version 2"), KeeperNewer, "speaks version 2"),
         (frame(b"e", 1, b"not you: \xff"), KeeperRefused, "not you: \ufffd"),
         (frame(b"a", 7), KeeperGone, "began with b'a'"),
         (b"", KeeperGone, "closed"),
@@ -150,7 +151,7 @@ async def test_its_words_are_heard_in_their_order_and_new_ones_are_passed_over(f
     ]
     async with keeper(folder, frame(b"h", 1, HELLO), *said):
         link = await KeeperLink.connect(folder, "kpr")
-        assert await words(link) == [Started(8), Grown(), Taken(1), Taken(2), Ended()]
+        assert await words(link) == [Started(8), Grown(), Taken(1), Taken(2), Ended(Exit(keeper_died=False, code=0))]
         await link.close()
 
 

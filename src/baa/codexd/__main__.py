@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
 from baa import config, logs
 from baa.api.errors import CannotStart
 from baa.codexd import daemon
@@ -31,6 +33,9 @@ def main(config_file: Path | None = None, *, on_started: Callable[[str], None] |
     except LogFailed as failed:
         sys.stderr.write(f"codexd: {failed}. Codex goes on; start codexd again once that is mended.\n")
         return daemon.EX_IOERR
+    except Exception as error:  # boundary: program. A mistake of ours ends codexd: its log must say so.
+        structlog.get_logger("codexd").error("failed", exc_info=error)
+        raise
     return 0
 
 

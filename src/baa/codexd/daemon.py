@@ -49,6 +49,12 @@ from baa.sqlite import open_reader
 INTERRUPT_S: Final = 5.0
 """Seconds that running turns are given to end after turn/interrupt (Codex needs 0.02) before their child is ended."""
 
+LADDER_S: Final = 15.0
+"""Seconds for the keeper to end its child by the ladder (5 s, 3 s), to sweep and to put down how it ended."""
+
+KILLED_S: Final = 5.0
+"""Seconds for the same once it was told to kill."""
+
 EX_IOERR: Final = 74
 
 _log = structlog.get_logger("codexd")
@@ -158,7 +164,7 @@ async def _serve(
         on_started(daemon.address)
         await stop.asked.wait()
         await _stop_child(daemon, stop, config.drain_ms)
-        await child
+        await _until_child_ended(daemon, stop, child)
         server.stop()
     _forget_endpoint(config.endpoint_file, daemon)
     _log.info("stopped")
@@ -180,6 +186,20 @@ async def _stop_child(daemon: Daemon, stop: Stop, drain_ms: int) -> None:
         await loop.change(lambda transaction: loop.step_open(i.StopTurn(), transaction))
         await _until_idle(daemon, stop, INTERRUPT_S)
     await daemon.supervisor.stop(at_once=stop.hurried.is_set())
+
+
+async def _until_child_ended(daemon: Daemon, stop: Stop, child: asyncio.Task[None]) -> None:
+    """Wait for the end of the ladder. A second signal skips it; a keeper that does not obey is ended."""
+    async with asyncio.TaskGroup() as tasks:
+        hurry = tasks.create_task(stop.hurried.wait(), name="second signal")
+        await asyncio.wait((child, hurry), timeout=LADDER_S, return_when=asyncio.FIRST_COMPLETED)
+        if not child.done():
+            await daemon.supervisor.stop(at_once=True)
+            await asyncio.wait((child,), timeout=KILLED_S)
+        hurry.cancel()
+    if not child.done():
+        await daemon.supervisor.end_keeper()
+    await child
 
 
 async def _until_idle(daemon: Daemon, stop: Stop, seconds: float) -> None:

@@ -43,6 +43,7 @@ class Generation:
     reading: bool = True
     more: bool = False
     asked: dict[str, int] = field(default_factory=dict)
+    told: Exit | None = None
     _pruned: int = 0
 
     @property

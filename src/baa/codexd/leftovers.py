@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,11 +71,12 @@ async def end_keeper(keeper: Recorded, *, at_once: bool = False) -> None:
     process = keeper.find()
     if process is None:
         return
-    if not at_once:
-        process.terminate()
-        if await keeper.gone(ENDING_S):
-            return
-    process.kill()
+    with suppress(psutil.NoSuchProcess):
+        if not at_once:
+            process.terminate()
+            if await keeper.gone(ENDING_S):
+                return
+        process.kill()
     await keeper.gone(ENDING_S)
 
 

@@ -13,6 +13,7 @@ import subprocess
 from contextlib import suppress
 from typing import Final
 
+import psutil
 import structlog
 
 from baa.api import events as e
@@ -46,6 +47,9 @@ from baa.codexd.main_loop import MainLoop
 
 HANDSHAKE_S: Final = 30.0
 """Seconds in which Codex answers `initialize`; 0.2 are usual, a first start on a slow disk takes some."""
+
+KEEPER_GONE_S: Final = 5.0
+"""Seconds in which a keeper leaves once it has told its child's end."""
 
 CHILD_GONE_S: Final = 5.0
 """Seconds in which a child ends after its keeper's death: it sees EOF, and Codex needs 0.1."""
@@ -115,7 +119,9 @@ class Supervisor:
         while not self._stopping.is_set():
             if self._generation is None:
                 await self._pause()
-                if not self._stopping.is_set():
+                if self._loop.draining:  # a child that died while codexd drains is the last one
+                    await self._stopping.wait()
+                elif not self._stopping.is_set():
                     await self._begin()
             else:
                 await self._follow(self._generation)
@@ -199,6 +205,7 @@ class Supervisor:
 
         self.child_started_at = rfc3339(self._clock.utc_ms())
         await self._loop.change(decide)
+        link.orphan_ms(self._setting.orphan_ms)
         left.give_again(self._loop.log.reader(), link)
         if link.hello.state == "waiting":
             link.start()
@@ -238,7 +245,8 @@ class Supervisor:
                 _log.error("keeper.refused", why=str(refused.exceptions[0]))
             await link.close()
             generation.link = None
-            if read_exit(generation.folder) is None and leftovers.keeper_of(generation.folder) is not None:
+            told = generation.told or read_exit(generation.folder)
+            if told is None and leftovers.keeper_of(generation.folder) is not None:
                 again = await keepers.meet(generation)
                 if again is not None:
                     generation.give_again(self._loop.log.reader(), again)
@@ -252,8 +260,8 @@ class Supervisor:
                 generation.taken = number
             case Started(pid):
                 await self._started(generation, pid)
-            case Ended():
-                pass
+            case Ended(told):
+                generation.told = told
 
     async def _started(self, generation: Generation, pid: int) -> None:
         if generation.child_pid is not None:
@@ -294,11 +302,10 @@ class Supervisor:
         lived_s = self._clock.monotonic() - generation.started
         self._no_longer_ready(lived_s)
         self._loop.use(None)
-        told = read_exit(generation.folder) or Exit(keeper_died=True, reason="its keeper died")
+        told = generation.told or read_exit(generation.folder)
+        told = told or Exit(keeper_died=True, reason="its keeper died")
         await self._see_it_gone(Recorded(generation.child_pid or 0, generation.child_start))
-        if self._spawned is not None:
-            await asyncio.to_thread(self._spawned.wait)
-            self._spawned = None
+        await self._see_keeper_gone(generation)
         while generation.spool.read_to < generation.spool.size():
             await self._loop.change(lambda transaction: self._loop.ingest(generation, transaction))
         await self._loop.change(lambda transaction: self._put_down(generation, told, lived_s, transaction))
@@ -319,13 +326,35 @@ class Supervisor:
         self.restarts += 1
         self._loop.change_child(ChildChange.GIVE_UP if verdict.crash_loop else ChildChange.RETRY)
 
+    async def _see_keeper_gone(self, generation: Generation) -> None:
+        """Its work is done. One that does not leave is ended, or its folder would never be free."""
+        spawned, self._spawned = self._spawned, None
+        if spawned is not None:
+            try:
+                await asyncio.to_thread(spawned.wait, KEEPER_GONE_S)
+            except subprocess.TimeoutExpired:
+                spawned.kill()
+                await asyncio.to_thread(spawned.wait)
+            return
+        keeper = leftovers.keeper_of(generation.folder)
+        if keeper is not None and not await keeper.gone(KEEPER_GONE_S):
+            await leftovers.end_keeper(keeper, at_once=True)
+
+    async def end_keeper(self) -> None:
+        """For a stop that takes too long: end a keeper that does not do what it is told, and with it its child."""
+        keeper = None if self._generation is None else leftovers.keeper_of(self._generation.folder)
+        if keeper is not None:
+            _log.error("keeper.ended", pid=keeper.pid, why="it did not end its child")
+            await leftovers.end_keeper(keeper, at_once=True)
+
     async def _see_it_gone(self, child: Recorded) -> None:
         if await child.gone(CHILD_GONE_S):
             return
         _log.error("child.killed", pid=child.pid, why="it outlived its keeper")
         process = child.find()
         if process is not None:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         await child.gone(CHILD_GONE_S)
 
     def _put_down(self, generation: Generation, told: Exit, lived_s: float, transaction: Transaction) -> None:
@@ -347,11 +376,14 @@ class Supervisor:
         )
         say = _log.info if self._loop.child.state is ChildState.DRAINING else _log.warning
         say("child.gone", generation=generation.number, code=told.code, signal=told.signal, reason=reason)
-        if self._loop.child.state is ChildState.DRAINING:
+        draining = self._loop.child.state is ChildState.DRAINING
+        if draining:
             self._loop.change_child(ChildChange.END)
+        if self._stopping.is_set():
             self._loop.step_open(i.ChildEndedByUs(), transaction)
         else:
             self._loop.died(generation, told.taken, told.keeper_died, transaction)
+        if not draining:
             self._say_what_follows(generation, transaction)
         generation.end(transaction, told)
 

@@ -23,6 +23,9 @@ VERSION: Final = 1
 _HEAD: Final = struct.Struct(">cQI")
 _FRAME_MAX: Final = 1 << 20
 
+ADDRESS_MAX: Final = 100
+"""Bytes of a Unix socket's address: Linux takes 108, macOS 104."""
+
 CHUNK: Final = 256 * 1024
 """Bytes of the spool taken at once: enough to be worth a commit, little enough that the loop goes on answering."""
 
@@ -106,6 +109,18 @@ class Hello:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child ended, as its keeper wrote it down; or that the keeper died first and nobody knows."""
+
+    keeper_died: bool
+    code: int | None = None
+    signal: int | None = None
+    reason: str | None = None
+    stderr_tail: str | None = None
+    taken: int | None = None
+
+
 class Started(Struct, frozen=True):
     """The child runs."""
 
@@ -124,6 +139,8 @@ class Grown(Struct, frozen=True):
 
 class Ended(Struct, frozen=True):
     """The child is dead, and all that it wrote is in the spool."""
+
+    told: Exit
 
 
 Word = Started | Taken | Grown | Ended
@@ -147,13 +164,13 @@ class KeeperLink:
         """
         try:
             reader, writer = await _open(folder)
-        except OSError as error:
+        except (FileNotFoundError, ConnectionError) as error:  # all else is our own trouble, and no reason to end it
             raise KeeperGone(f"no keeper in {folder.name}: {error}") from error
         try:
             payload = f"keeperId={keeper_id}\npid={os.getpid()}\n".encode()
             writer.write(_HEAD.pack(b"H", VERSION, len(payload)) + payload)
             kind, version, told = await _frame(reader)
-            if kind == b"h" and version > VERSION:
+            if kind in (b"h", b"e") and version > VERSION:
                 raise KeeperNewer(f"the keeper of {folder.name} speaks version {version}, this codexd {VERSION}")
             if kind == b"e":
                 raise KeeperRefused(told.decode("utf-8", "replace"))
@@ -179,7 +196,7 @@ class KeeperLink:
                 case b"r":
                     yield Grown()
                 case b"x":
-                    yield Ended()
+                    yield Ended(_exit(payload))
                 case b"e":
                     raise KeeperRefused(payload.decode("utf-8", "replace"))
                 case _:
@@ -212,24 +229,16 @@ class KeeperLink:
             self._writer.write(_HEAD.pack(kind, number, len(payload)) + payload)
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a child ended, as its keeper wrote it down; or that the keeper died first and nobody knows."""
-
-    keeper_died: bool
-    code: int | None = None
-    signal: int | None = None
-    reason: str | None = None
-    stderr_tail: str | None = None
-    taken: int | None = None
-
-
 def read_exit(folder: Path) -> Exit | None:
     """What the keeper of `folder` wrote about its child's end; None if it wrote nothing."""
     try:
-        head, _, stderr = (folder / "exit").read_bytes().partition(b"\nstderr=")
+        return _exit((folder / "exit").read_bytes())
     except FileNotFoundError:
         return None
+
+
+def _exit(record: bytes) -> Exit:
+    head, _, stderr = record.partition(b"\nstderr=")
     fields = _fields(head)
     return Exit(
         keeper_died=False,
@@ -276,7 +285,10 @@ async def _frame(reader: asyncio.StreamReader) -> tuple[bytes, int, bytes]:
 
 
 async def _open(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    # A socket's address holds about 100 bytes, a state folder's path may be longer: go through a short symlink.
+    address = folder / "socket"
+    if len(os.fsencode(address)) < ADDRESS_MAX:
+        return await asyncio.open_unix_connection(address)
+    # A state folder's path may be longer: go through a short symlink.
     with tempfile.TemporaryDirectory(prefix="baa-", dir="/tmp") as short:
         link = Path(short) / "k"
         link.symlink_to(folder)
