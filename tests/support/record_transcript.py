@@ -27,7 +27,7 @@ from baa.scripted import Hold, Patch, Reason, Refuse, Run, Say, ScriptedModel, c
 
 TRANSCRIPT = Path(__file__).parents[1] / "unit" / "data" / "transcript.jsonl"
 SESSION = "ses_00000000000000000000000000"
-HOME = "/home/ada"
+HOME = "/home/user"
 NOBODY = "00000000-0000-7000-8000-000000000000"
 
 PATCH = """\

@@ -16,7 +16,7 @@ from baa.codexd.machines.child import Child
 from baa.codexd.machines.inputs import Effect, Input, NewEvent
 from baa.codexd.machines.session import Session, step
 
-SETTINGS = SessionSettings(cwd="/home/ada", sandbox=Sandbox.WORKSPACE_WRITE, approval_policy=ApprovalPolicy.NEVER)
+SETTINGS = SessionSettings(cwd="/home/user", sandbox=Sandbox.WORKSPACE_WRITE, approval_policy=ApprovalPolicy.NEVER)
 ASKED = TurnRequest(prompt="go")
 ITEM = Raw(b'{"id":"item"}')
 

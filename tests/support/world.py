@@ -36,7 +36,7 @@ from baa.codexd.main_loop import MainLoop
 from baa.sqlite import open_reader
 from tests.support.little_codex import Disk, LittleCodex, Message
 
-SETTINGS = SessionSettings(cwd="/home/ada", sandbox=Sandbox.WORKSPACE_WRITE, approval_policy=ApprovalPolicy.NEVER)
+SETTINGS = SessionSettings(cwd="/home/user", sandbox=Sandbox.WORKSPACE_WRITE, approval_policy=ApprovalPolicy.NEVER)
 GARBAGE = (b"panicked\n", b"\xff\xfe\n", b"\n", b"[1]\n", b'{"method":"turn/started","params":{}}\n')
 REFUSALS = {Code.TURN_IN_PROGRESS, Code.IDEMPOTENCY_MISMATCH, Code.CHILD_UNAVAILABLE}
 

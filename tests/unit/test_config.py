@@ -13,20 +13,20 @@ from baa.api.sessions import Sandbox
 from baa.config import Address, Ceiling, Config, load, loopback_address
 
 DEFAULT = Config(
-    home=Path("/home/ada/baa"),
+    home=Path("/home/user/baa"),
     address=Address("127.0.0.1", 4319),
     allowed_hosts=(),
     event_stream_path="/v1/codexd/events",
-    state_dir=Path("/home/ada/baa/state/codexd"),
-    logs_dir=Path("/home/ada/baa/logs/codexd"),
-    codex_home=Path("/home/ada/baa/state/codexd/codex-home"),
+    state_dir=Path("/home/user/baa/state/codexd"),
+    logs_dir=Path("/home/user/baa/logs/codexd"),
+    codex_home=Path("/home/user/baa/state/codexd/codex-home"),
     server_command="codex",
     server_args=("app-server",),
     orphan_ms=600_000,
     drain_ms=0,
     ceiling=Ceiling(sandbox=Sandbox.WORKSPACE_WRITE, roots=("~",)),
 )
-HOME = {"BAA_HOME": "/home/ada/baa"}
+HOME = {"BAA_HOME": "/home/user/baa"}
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def test_without_a_file_the_defaults_hold() -> None:
 
 
 def test_what_programs_share_lies_in_the_state_folder_of_the_home() -> None:
-    assert DEFAULT.endpoint_file == Path("/home/ada/baa/state/endpoint.json")
-    assert DEFAULT.tokens_dir == Path("/home/ada/baa/state/tokens")
+    assert DEFAULT.endpoint_file == Path("/home/user/baa/state/endpoint.json")
+    assert DEFAULT.tokens_dir == Path("/home/user/baa/state/tokens")
 
 
 WHOLE = """\
-home = "/home/ada/other"
+home = "/home/user/other"
 allowed_hosts = ["node.example.ts.net"]
 
 [codexd]
@@ -77,11 +77,11 @@ sandbox = "danger-full-access"
 roots = ["~/work", "/srv"]
 """
 OF_WHOLE = Config(
-    home=Path("/home/ada/other"),
+    home=Path("/home/user/other"),
     address=Address("127.0.0.1", 0),
     allowed_hosts=("node.example.ts.net",),
     event_stream_path="/events",
-    state_dir=Path("/home/ada/other/s"),
+    state_dir=Path("/home/user/other/s"),
     logs_dir=Path("/var/log/baa"),
     codex_home=Path("~/codex"),
     server_command="/opt/codex",
@@ -102,23 +102,23 @@ VARIABLES: list[tuple[str, str, str, object]] = [
     ("BAA_CODEXD_LOCAL_API_BASE", "http://localhost:7", "address", Address("127.0.0.1", 7)),
     ("BAA_CODEXD_EVENT_STREAM_PATH", "/e", "event_stream_path", "/e"),
     ("BAA_CODEXD_STATE_DIR", "/s", "state_dir", Path("/s")),
-    ("BAA_CODEXD_STATE_DIR", "s/t", "state_dir", Path("/home/ada/baa/s/t")),
-    ("BAA_CODEXD_LOGS_DIR", "l", "logs_dir", Path("/home/ada/baa/l")),
-    ("BAA_CODEXD_CODEX_HOME", "c", "codex_home", Path("/home/ada/baa/c")),
+    ("BAA_CODEXD_STATE_DIR", "s/t", "state_dir", Path("/home/user/baa/s/t")),
+    ("BAA_CODEXD_LOGS_DIR", "l", "logs_dir", Path("/home/user/baa/l")),
+    ("BAA_CODEXD_CODEX_HOME", "c", "codex_home", Path("/home/user/baa/c")),
     ("BAA_CODEXD_SERVER_COMMAND", "other codex", "server_command", "other codex"),
     ("BAA_CODEXD_SERVER_ARGS", '["app-server", "-c", "a b"]', "server_args", ("app-server", "-c", "a b")),
     ("BAA_CODEXD_SERVER_ARGS", "app-server -c 'a b'", "server_args", ("app-server", "-c", "a b")),
     ("BAA_CODEXD_SERVER_ARGS", "[]", "server_args", ()),
     ("BAA_CODEXD_ORPHAN_MS", "5", "orphan_ms", 5),
     ("BAA_CODEXD_DRAIN_MS", "30000", "drain_ms", 30_000),
-    ("BAA_HOME", "/home/ada/baa", "home", Path("/home/ada/baa")),
+    ("BAA_HOME", "/home/user/baa", "home", Path("/home/user/baa")),
 ]
 
 
 @pytest.mark.parametrize(("name", "value", "field", "meant"), VARIABLES)
 def test_a_variable_wins_over_the_file(file: Path, name: str, value: str, field: str, meant: object) -> None:
     file.write_text('[codexd]\nlocal_api_base = "http://127.0.0.1:1"\nstate_dir = "file"\norphan_ms = 77\n')
-    of_file = changed(address=Address("127.0.0.1", 1), state_dir=Path("/home/ada/baa/file"), orphan_ms=77)
+    of_file = changed(address=Address("127.0.0.1", 1), state_dir=Path("/home/user/baa/file"), orphan_ms=77)
 
     assert load(file, HOME | {name: value}) == msgspec.structs.replace(of_file, **{field: meant})
 
@@ -291,8 +291,8 @@ def test_plain_http_on_a_loopback_address_is_taken(base: str, address: Address) 
         "https://127.0.0.1:4319",
         "ws://127.0.0.1:4319",
         "unix:///run/baa.sock",
-        "http://ada@127.0.0.1:80",
-        "http://ada:secret@127.0.0.1:80",
+        "http://user@127.0.0.1:80",
+        "http://user:secret@127.0.0.1:80",
         "http://@127.0.0.1:80",
         "http://127.0.0.1:80@example.com",
         "http://example.com:80@127.0.0.1",

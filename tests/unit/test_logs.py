@@ -43,7 +43,7 @@ def entries(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_an_event_is_its_name_and_its_fields(folder: Path) -> None:
-    structlog.get_logger("codexd").info("turn.completed", turn_id="trn_a", seq=7, path=Path("/home/ada"), none=None)
+    structlog.get_logger("codexd").info("turn.completed", turn_id="trn_a", seq=7, path=Path("/home/user"), none=None)
     (entry,) = entries(folder)
 
     assert entry.pop("at").endswith("Z")
@@ -52,7 +52,7 @@ def test_an_event_is_its_name_and_its_fields(folder: Path) -> None:
         "level": "info",
         "turn_id": "trn_a",
         "seq": 7,
-        "path": "/home/ada",
+        "path": "/home/user",
         "none": None,
     }
 
@@ -91,7 +91,7 @@ def test_an_exception_is_one_line_with_its_traceback(folder: Path, library: bool
 
 def test_a_name_that_is_no_text_is_told_all_the_same(folder: Path) -> None:
     """A file's name may hold any bytes; Python tells the strange ones as lone surrogates."""
-    structlog.get_logger("codexd").error("cannot read", path=os.fsdecode(b"/home/ada/\xff"))
+    structlog.get_logger("codexd").error("cannot read", path=os.fsdecode(b"/home/user/\xff"))
     structlog.get_logger("codexd").info("next")
 
     assert [entry["event"] for entry in entries(folder)] == ["cannot read", "next"]

@@ -19,7 +19,7 @@ class Home:
     """A home folder with a root in it, our state in that, and things beside."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "ada"
+        self.path = folder / "user"
         self.state = self.path / ".local" / "share" / "baa"
         self.project = self.path / "work" / "project"
         self.beside = folder / "adam"

@@ -122,7 +122,14 @@ SECRETS = dict.fromkeys(
 
 
 def test_the_child_sees_only_what_is_on_the_list() -> None:
-    given = {"PATH": "/bin", "HOME": "/home/ada", "LANG": "de_DE.UTF-8", "LC_ALL": "C", "TZ": "UTC", "SHELL": "/bin/sh"}
+    given = {
+        "PATH": "/bin",
+        "HOME": "/home/user",
+        "LANG": "de_DE.UTF-8",
+        "LC_ALL": "C",
+        "TZ": "UTC",
+        "SHELL": "/bin/sh",
+    }
 
     assert environment(given | SECRETS, codex_home=Path("/codex"), keeper_id=KEEPER_ID) == given | {
         "CODEX_HOME": "/codex",

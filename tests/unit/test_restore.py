@@ -74,7 +74,7 @@ def test_an_empty_log_restores_nothing() -> None:
     with closing(apsw.Connection(":memory:")) as connection:
         schema.prepare(connection, epoch="", daemon_id="")
         assert restore.restore(connection) == Restored()
-        assert restore.living(connection, Path("/home/ada"), SystemClock()) is None
+        assert restore.living(connection, Path("/home/user"), SystemClock()) is None
 
 
 def test_a_new_session_is_restored_as_it_was_registered(log: Log) -> None:

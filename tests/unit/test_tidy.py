@@ -26,7 +26,7 @@ BOUNDARY = re.compile(r"# boundary: [a-z]")
 UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME)\b")
 
 # People of examples may have homes in tests and documents; nobody else may.
-HOMES = r"/(?:home|Users)/(?!(?:you|me|user|ada)\b)\w|/ro" r"ot/\w"
+HOMES = r"/(?:home|Users)/(?!(?:you|me|user)\b)\w|/ro" r"ot/\w"
 REGISTRIES = r"://(?:test\.)?pypi\.o" r"rg|pythonho" r"sted|file://" r"/\w|registry\.npm" r"js|/sim" r"ple/"
 INDEX_OPTIONS = r"^\s*(?:-i|-f|--index-url|--extra-index-url|--find-links)\b"
 STANDARD_FOLDERS = {"Users", "home", "media", "mnt", "opt", "private", "root", "srv", "tmp", "usr", "var"}

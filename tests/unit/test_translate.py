@@ -21,10 +21,10 @@ TOLD_AT = "2026-11-24T00:00:00.000Z"
 EMITTED = 1_795_478_400_000
 
 FREE = SessionSettings(
-    cwd="/home/ada/project", sandbox=Sandbox.DANGER_FULL_ACCESS, approval_policy=ApprovalPolicy.NEVER
+    cwd="/home/user/project", sandbox=Sandbox.DANGER_FULL_ACCESS, approval_policy=ApprovalPolicy.NEVER
 )
 WRITING = SessionSettings(
-    cwd="/home/ada/project",
+    cwd="/home/user/project",
     sandbox=Sandbox.WORKSPACE_WRITE,
     approval_policy=ApprovalPolicy.ON_REQUEST,
     model="big",

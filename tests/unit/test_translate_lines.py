@@ -18,10 +18,10 @@ TOLD_AT = "2026-11-24T00:00:00.000Z"
 EMITTED = 1_795_478_400_000
 
 FREE = SessionSettings(
-    cwd="/home/ada/project", sandbox=Sandbox.DANGER_FULL_ACCESS, approval_policy=ApprovalPolicy.NEVER
+    cwd="/home/user/project", sandbox=Sandbox.DANGER_FULL_ACCESS, approval_policy=ApprovalPolicy.NEVER
 )
 WRITING = SessionSettings(
-    cwd="/home/ada/project",
+    cwd="/home/user/project",
     sandbox=Sandbox.WORKSPACE_WRITE,
     approval_policy=ApprovalPolicy.ON_REQUEST,
     model="big",
@@ -39,7 +39,7 @@ SENT: list[tuple[i.Effect, str, dict[str, Any]]] = [
     (
         i.OpenThread(SESSION, None, FREE),
         "thread/start",
-        {"cwd": "/home/ada/project", "sandbox": "danger-full-access", "approvalPolicy": "never"},
+        {"cwd": "/home/user/project", "sandbox": "danger-full-access", "approvalPolicy": "never"},
     ),
     (
         i.OpenThread(SESSION, "thread", WRITING),
@@ -47,7 +47,7 @@ SENT: list[tuple[i.Effect, str, dict[str, Any]]] = [
         {
             "threadId": "thread",
             "excludeTurns": True,
-            "cwd": "/home/ada/project",
+            "cwd": "/home/user/project",
             "model": "big",
             "modelProvider": "other",
             "sandbox": "workspace-write",

@@ -111,7 +111,7 @@ class Play:
         commands = [item for item in items if item["type"] == "commandExecution"]
         edits = [item for item in items if item["type"] == "fileChange"]
         before, after = ([item["exitCode"] for item in commands] + [None, None])[:2]
-        told = len(commands) == 2 and "FAILED" in _output(commands[0]) and "ok: Hello, Ada!" in _output(commands[1])
+        told = len(commands) == 2 and "FAILED" in _output(commands[0]) and "ok: Hello, World!" in _output(commands[1])
         self.result.check(
             told and before == 1 and after == 0 and [edit["status"] for edit in edits] == ["completed"],
             f"turn 2: Codex ran the test (exit {before}), edited a file, ran the test again (exit {after})",

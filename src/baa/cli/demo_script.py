@@ -11,8 +11,8 @@ WORD_MS: Final = 25
 FILES: Final = {
     "greet.sh": '#!/bin/sh\n# Greets whoever is named.\necho "Hello, $2!"\n',
     "test.sh": (
-        '#!/bin/sh\nsaid=$(sh greet.sh Ada)\nif [ "$said" = "Hello, Ada!" ]; then echo "ok: $said"; exit 0; fi\n'
-        "echo \"FAILED: expected 'Hello, Ada!', got '$said'\"\nexit 1\n"
+        '#!/bin/sh\nsaid=$(sh greet.sh World)\nif [ "$said" = "Hello, World!" ]; then echo "ok: $said"; exit 0; fi\n'
+        "echo \"FAILED: expected 'Hello, World!', got '$said'\"\nexit 1\n"
     ),
 }
 
@@ -32,7 +32,7 @@ PATCH: Final = """\
 ASK: Final = "What is in this repository?"
 ANSWER: Final = (
     "Two shell scripts. greet.sh says hello to whoever is named on its command line, and test.sh checks that it says"
-    " the right thing to Ada. They are small, but they do not agree with each other: ask me to mend the test, and I"
+    " the right thing. They are small, but they do not agree with each other: ask me to mend the test, and I"
     " will run it, look at what it says, change a file and run it again."
 )
 
