@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 import shlex
+import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,15 +25,38 @@ from baa.api.errors import CannotStart
 from baa.api.sessions import Sandbox
 
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_NODE_ID: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 CODEXD_API: Final = "http://127.0.0.1:4319"
+CONDUCTOR_API: Final = "http://127.0.0.1:4317"
+STATUS_API: Final = "http://127.0.0.1:4318"
+
+_PRIVATE: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
+"""The networks in which status-api may be seen: RFC 1918, RFC 6598 (a tailnet's) and RFC 4193."""
+
+INTERRUPT_S: Final = 5.0
+"""Seconds that running turns are given to end after turn/interrupt (Codex needs 0.02) before their child is ended."""
+
+LADDER_S: Final = 15.0
+"""Seconds for the keeper to end its child by the ladder (5 s, 3 s), to sweep and to put down how it ended."""
+
+KILLED_S: Final = 5.0
+"""Seconds for the same once it was told to kill."""
 
 
 class Address(Struct, frozen=True):
-    """Where a program listens: a loopback address; port 0 = any free one."""
+    """Where a program listens; port 0 = any free one."""
 
     host: str
     port: int
+
+    @property
+    def url(self) -> str:
+        """As clients write it."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
 class Ceiling(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,19 +80,57 @@ class CodexdFile(Struct, frozen=True, forbid_unknown_fields=True):
     drain_ms: int = 0
 
 
+class ConductorFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[conductor]`; each key is also a variable, `BAA_CONDUCTOR_` and the key in capitals."""
+
+    local_api_base: str = CONDUCTOR_API
+
+
+class StatusApiFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[status_api]`; each key is also a variable, `BAA_STATUS_API_` and the key in capitals."""
+
+    base: str = STATUS_API
+
+
+class WorkerFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[worker]`; each key is also a variable, `BAA_WORKER_` and the key in capitals."""
+
+    slots: int = 2
+
+
 class File(Struct, frozen=True, forbid_unknown_fields=True):
-    """baa.toml."""
+    """baa.toml. `node_id`, `engine_url` and `control_api_base` are also variables, `BAA_` and the key in capitals."""
 
     home: str | None = None
+    node_id: str = ""
+    engine_url: str = ""
+    control_api_base: str = ""
     allowed_hosts: list[str] = []
     codexd: CodexdFile = CodexdFile()
+    conductor: ConductorFile = ConductorFile()
+    status_api: StatusApiFile = StatusApiFile()
+    worker: WorkerFile = WorkerFile()
     ceiling: Ceiling = Ceiling()
 
 
-class Config(Struct, frozen=True):
-    """What codexd runs with; all paths are absolute."""
+TABLES: Final = ("codexd", "conductor", "status_api", "worker")
+OWN_KEYS: Final = ("node_id", "engine_url", "control_api_base")
+"""The tables and the single keys of baa.toml that are also variables."""
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """What the programs of a node run with; all paths are absolute. What has no prefix is codexd's or everybody's.
+
+    `control_api_base` is kept for what was installed long ago: it is written and checked, and nothing depends on it.
+    """
 
     home: Path
+    node_id: str
+    engine_file: Path
+    control_api_base: str
+    conductor_address: Address
+    status_api_address: Address
+    worker_slots: int
     address: Address
     allowed_hosts: tuple[str, ...]
     event_stream_path: str
@@ -91,6 +153,15 @@ class Config(Struct, frozen=True):
         """The folder of the node's two tokens."""
         return self.home / "state" / "tokens"
 
+    def logs_of(self, program: str) -> Path:
+        """The folder of a program's log, `program`.jsonl."""
+        return self.logs_dir if program == "codexd" else self.home / "logs" / program
+
+    @property
+    def stop_seconds(self) -> float:
+        """The longest that a stop of codexd takes: draining, interrupting, and both ladders."""
+        return self.drain_ms / 1000 + INTERRUPT_S + LADDER_S + KILLED_S
+
 
 def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration of this node; `path` is the file given on the command line.
@@ -111,8 +182,16 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         raise CannotStart(f"event_stream_path must be a path like /v1/codexd/events, not {codexd.event_stream_path!r}.")
     if codexd.orphan_ms < 0 or codexd.drain_ms < 0:
         raise CannotStart("orphan_ms and drain_ms are milliseconds: 0 or more.")
+    if file.worker.slots < 1:
+        raise CannotStart("BAA_WORKER_SLOTS must be 1 or more: how many tasks a worker runs at once.")
     return Config(
         home=home,
+        node_id=_node_id(file.node_id),
+        engine_file=_engine_file(file.engine_url, home),
+        control_api_base=_control_api_base(file.control_api_base),
+        conductor_address=loopback_address(file.conductor.local_api_base, "BAA_CONDUCTOR_LOCAL_API_BASE"),
+        status_api_address=private_address(file.status_api.base, "BAA_STATUS_API_BASE"),
+        worker_slots=file.worker.slots,
         address=loopback_address(codexd.local_api_base, "BAA_CODEXD_LOCAL_API_BASE"),
         allowed_hosts=tuple(file.allowed_hosts),
         event_stream_path=codexd.event_stream_path,
@@ -132,24 +211,67 @@ def loopback_address(base: str, name: str) -> Address:
 
     Raises CannotStart (78) for anything that is not plain HTTP on a loopback address.
     """
-    cure = (
-        f"{name} must be http://127.0.0.1:PORT (or localhost, or [::1]), and is {base!r}: Codex is never offered to a"
-        " network."
-    )
+    found = _address(base)
+    if found is None or not ipaddress.ip_address(found.host).is_loopback:
+        raise CannotStart(
+            f"{name} must be http://127.0.0.1:PORT (or localhost, or [::1]), and is {base!r}: Codex is never offered to"
+            " a network."
+        )
+    return found
+
+
+def private_address(base: str, name: str) -> Address:
+    """Like `loopback_address`, but a private address of this machine's (such as its tailnet's) passes too."""
+    found = _address(base)
+    address = None if found is None else ipaddress.ip_address(found.host)
+    if found is None or address is None or not (address.is_loopback or any(address in net for net in _PRIVATE)):
+        raise CannotStart(
+            f"{name} must be http://ADDRESS:PORT with a loopback or a private address (10/8, 172.16/12, 192.168/16,"
+            f" 100.64/10, fc00::/7), and is {base!r}: it is not for the whole world."
+        )
+    return found
+
+
+def _address(base: str) -> Address | None:
+    """The address in plain `http://HOST:PORT`; None if it is anything else. `localhost` is 127.0.0.1."""
     try:
         parts = urlsplit(base)
+        host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname or ""
+        ipaddress.ip_address(host)
         port = parts.port
-    except ValueError as error:
-        raise CannotStart(cure) from error
-    host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname or ""
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        loopback = False
+        return None
     extra = parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None
-    if parts.scheme != "http" or port is None or not loopback or extra:
-        raise CannotStart(cure)
-    return Address(host, port)
+    return None if parts.scheme != "http" or port is None or extra else Address(host, port)
+
+
+def _node_id(given: str) -> str:
+    if not given:
+        name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().partition(".")[0].lower()).strip("-")[:63].strip("-")
+        return name or "node"
+    if not _NODE_ID.fullmatch(given):
+        raise CannotStart(f"BAA_NODE_ID must be 1 to 63 of a-z, 0-9, dot, dash and underscore, and is {given!r}.")
+    return given
+
+
+def _engine_file(url: str, home: Path) -> Path:
+    if not url:
+        return home / "state" / "engine.sqlite3"
+    path = url.removeprefix("sqlite://")
+    if path == url or not path.startswith("/") or not path.strip("/"):
+        raise CannotStart(f"BAA_ENGINE_URL must be empty or sqlite:///PATH in this release, and is {url!r}.")
+    return Path("/" + path.lstrip("/"))  # some write an absolute path with four slashes
+
+
+def _control_api_base(given: str) -> str:
+    try:
+        parts = urlsplit(given)
+        good = not given or (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0)
+    except ValueError:
+        good = False
+    if not good or not given.isprintable() or " " in given:
+        raise CannotStart(f"BAA_CONTROL_API_BASE must be an http:// or https:// address, and is {given!r}.")
+    return given
 
 
 def _read(path: Path, *, must_exist: bool) -> File:
@@ -169,13 +291,28 @@ def _read(path: Path, *, must_exist: bool) -> File:
 
 def _with_environment(file: File, environ: Mapping[str, str]) -> File:
     """`file` with the variables that are set; an empty variable counts as not set."""
+    tables = {name: _set_by(environ, f"BAA_{name.upper()}_", getattr(file, name)) for name in TABLES}
+    own = {name: environ[variable] for name in OWN_KEYS if environ.get(variable := f"BAA_{name.upper()}")}
+    return msgspec.structs.replace(file, **tables, **own)
+
+
+def _set_by(environ: Mapping[str, str], prefix: str, table: Any) -> Any:
     changed: dict[str, Any] = {}
-    for field in msgspec.structs.fields(CodexdFile):
-        name = f"BAA_CODEXD_{field.name.upper()}"
+    for field in msgspec.structs.fields(table):
+        name = f"{prefix}{field.name.upper()}"
         value = environ.get(name)
         if value:
             changed[field.name] = _parsed(name, value, field.type)
-    return msgspec.structs.replace(file, codexd=msgspec.structs.replace(file.codexd, **changed))
+    return msgspec.structs.replace(table, **changed)
+
+
+def variables() -> list[str]:
+    """Every `BAA_*` variable that is a setting, as the services' environment and the documents name them."""
+    named = ["BAA_HOME", "BAA_CONFIG", *(f"BAA_{name.upper()}" for name in OWN_KEYS)]
+    for name in TABLES:
+        table = getattr(File(), name)
+        named += [f"BAA_{name.upper()}_{field.name.upper()}" for field in msgspec.structs.fields(table)]
+    return named
 
 
 def _parsed(name: str, value: str, type_: Any) -> Any:

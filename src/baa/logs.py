@@ -17,10 +17,11 @@ FILE_BYTES: Final = 10 * 1024 * 1024
 FILES_KEPT: Final = 5
 
 
-def to_folder(folder: Path, program: str) -> None:
+def to_folder(folder: Path, program: str, *, also_stderr: bool = False) -> None:
     """From now on every logger writes to `folder`/`program`.jsonl (0600, 10 MiB, five older ones kept).
 
-    A log that cannot be written does not stop the program. Raises OSError if the file cannot be made.
+    `also_stderr`: and the same lines to stderr. A log that cannot be written does not stop the program.
+    Raises OSError if the file cannot be made.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{program}.jsonl"
@@ -29,26 +30,33 @@ def to_folder(folder: Path, program: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
     ]
-    render = structlog.processors.JSONRenderer(serializer=_serialize)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,  # what libraries log becomes a JSON line too
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                render,
-            ],
-        )
-    )
+    handlers: list[logging.Handler] = [handler]
+    if also_stderr:
+        handlers.append(logging.StreamHandler())
+    for each in handlers:
+        each.setFormatter(_json_lines(shared))
     logging.raiseExceptions = False
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = handlers
     root.setLevel(logging.INFO)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request, and we make some each second
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
+    )
+
+
+def _json_lines(shared: list[Any]) -> logging.Formatter:
+    render = structlog.processors.JSONRenderer(serializer=_serialize)
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,  # what libraries log becomes a JSON line too
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            render,
+        ],
     )
 
 

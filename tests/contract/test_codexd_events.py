@@ -27,6 +27,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", 
 KNOWN = {
     "/healthz": {"GET"},
     "/v1/codexd/status": {"GET"},
+    "/v1/codexd/status/handover": {"POST"},
     "/v1/codexd/sessions": {"GET", "POST"},
     "/v1/codexd/sessions/ses_00000000000000000000000000": {"GET"},
     "/v1/codexd/turn": {"POST"},

@@ -10,10 +10,16 @@ import pytest
 
 from baa.api.errors import EX_CONFIG, CannotStart
 from baa.api.sessions import Sandbox
-from baa.config import Address, Ceiling, Config, load, loopback_address
+from baa.config import Address, Ceiling, Config, load, loopback_address, private_address, variables
 
 DEFAULT = Config(
     home=Path("/home/user/baa"),
+    node_id="here",
+    engine_file=Path("/home/user/baa/state/engine.sqlite3"),
+    control_api_base="",
+    conductor_address=Address("127.0.0.1", 4317),
+    status_api_address=Address("127.0.0.1", 4318),
+    worker_slots=2,
     address=Address("127.0.0.1", 4319),
     allowed_hosts=(),
     event_stream_path="/v1/codexd/events",
@@ -26,7 +32,7 @@ DEFAULT = Config(
     drain_ms=0,
     ceiling=Ceiling(sandbox=Sandbox.WORKSPACE_WRITE, roots=("~",)),
 )
-HOME = {"BAA_HOME": "/home/user/baa"}
+HOME = {"BAA_HOME": "/home/user/baa", "BAA_NODE_ID": "here"}
 
 
 @pytest.fixture
@@ -59,6 +65,9 @@ def test_what_programs_share_lies_in_the_state_folder_of_the_home() -> None:
 
 WHOLE = """\
 home = "/home/user/other"
+node_id = "node-1"
+engine_url = "sqlite:////var/lib/baa/engine.sqlite3"
+control_api_base = "https://control.example.net:8443/api"
 allowed_hosts = ["node.example.ts.net"]
 
 [codexd]
@@ -72,12 +81,27 @@ server_args = ["app-server", "-c", "a=1"]
 orphan_ms = 1
 drain_ms = 2
 
+[conductor]
+local_api_base = "http://127.0.0.1:17"
+
+[status_api]
+base = "http://100.100.1.2:18"
+
+[worker]
+slots = 5
+
 [ceiling]
 sandbox = "danger-full-access"
 roots = ["~/work", "/srv"]
 """
 OF_WHOLE = Config(
     home=Path("/home/user/other"),
+    node_id="node-1",
+    engine_file=Path("/var/lib/baa/engine.sqlite3"),
+    control_api_base="https://control.example.net:8443/api",
+    conductor_address=Address("127.0.0.1", 17),
+    status_api_address=Address("100.100.1.2", 18),
+    worker_slots=5,
     address=Address("127.0.0.1", 0),
     allowed_hosts=("node.example.ts.net",),
     event_stream_path="/events",
@@ -112,6 +136,12 @@ VARIABLES: list[tuple[str, str, str, object]] = [
     ("BAA_CODEXD_ORPHAN_MS", "5", "orphan_ms", 5),
     ("BAA_CODEXD_DRAIN_MS", "30000", "drain_ms", 30_000),
     ("BAA_HOME", "/home/user/baa", "home", Path("/home/user/baa")),
+    ("BAA_NODE_ID", "a.b_c-1", "node_id", "a.b_c-1"),
+    ("BAA_ENGINE_URL", "sqlite:///srv/e.sqlite3", "engine_file", Path("/srv/e.sqlite3")),
+    ("BAA_CONTROL_API_BASE", "http://control:80", "control_api_base", "http://control:80"),
+    ("BAA_CONDUCTOR_LOCAL_API_BASE", "http://[::1]:0", "conductor_address", Address("::1", 0)),
+    ("BAA_STATUS_API_BASE", "http://192.168.1.2:3", "status_api_address", Address("192.168.1.2", 3)),
+    ("BAA_WORKER_SLOTS", "1", "worker_slots", 1),
 ]
 
 
@@ -126,7 +156,9 @@ def test_a_variable_wins_over_the_file(file: Path, name: str, value: str, field:
 @pytest.mark.parametrize("name", sorted({name for name, *_ in VARIABLES} | {"BAA_CONFIG"}))
 def test_an_empty_variable_counts_as_not_set(name: str) -> None:
     environ = HOME | {name: ""}
-    expected = load(environ={}) if name == "BAA_HOME" else DEFAULT
+    expected = DEFAULT
+    if name in ("BAA_HOME", "BAA_NODE_ID"):
+        expected = load(environ={key: value for key, value in HOME.items() if key != name})
 
     assert load(environ=environ) == expected
 
@@ -177,7 +209,10 @@ def test_a_file_that_was_named_must_be_there(file: Path, named: str) -> None:
         ("homes = 1", "unknown field `homes`"),
         ("[codexd]\nstate = 1", r"unknown field `state` - at `\$.codexd`"),
         ("[ceiling]\nroot = []", r"unknown field `root` - at `\$.ceiling`"),
-        ("[conductor]\n", "unknown field `conductor`"),
+        ("[conductors]\n", "unknown field `conductors`"),
+        ("[conductor]\nport = 1", r"unknown field `port` - at `\$.conductor`"),
+        ("[status_api]\nlocal_api_base = ''", r"unknown field `local_api_base` - at `\$.status_api`"),
+        ("[worker]\nslots = '2'", r"\$.worker.slots"),
         ("[codexd]\norphan_ms = '5'", r"\$.codexd.orphan_ms"),
         ("[codexd]\nserver_args = 'app-server'", r"\$.codexd.server_args"),
         ("[codexd]\nserver_args = [1]", r"\$.codexd.server_args\[0\]"),
@@ -212,6 +247,7 @@ def test_a_file_that_cannot_be_read_is_told(file: Path, content: bytes | None) -
         ("BAA_CODEXD_ORPHAN_MS", "soon"),
         ("BAA_CODEXD_ORPHAN_MS", "1.5"),
         ("BAA_CODEXD_DRAIN_MS", "1e3"),
+        ("BAA_WORKER_SLOTS", "many"),
         ("BAA_CODEXD_SERVER_ARGS", "[1]"),
         ("BAA_CODEXD_SERVER_ARGS", "['app-server']"),
         ("BAA_CODEXD_SERVER_ARGS", "[] and more"),
@@ -306,5 +342,90 @@ def test_plain_http_on_a_loopback_address_is_taken(base: str, address: Address) 
 def test_any_other_address_is_refused_with_the_name_of_the_setting(base: str) -> None:
     with pytest.raises(CannotStart, match=r"BAA_X must be http://127\.0\.0\.1:PORT") as caught:
         loopback_address(base, "BAA_X")
+
+    assert caught.value.exit_code == EX_CONFIG
+
+
+# --- the node, its engine and its other programs
+
+
+def test_every_setting_has_a_variable_that_was_tried() -> None:
+    assert sorted(variables()) == sorted({name for name, *_ in VARIABLES} | {"BAA_CONFIG"})
+    assert len(set(variables())) == len(variables())
+
+
+def test_without_a_name_the_node_has_the_machines() -> None:
+    found = load(environ={"BAA_HOME": "/home/user/baa"}).node_id
+
+    assert load(environ=HOME | {"BAA_NODE_ID": found}).node_id == found
+
+
+@pytest.mark.parametrize("node_id", ["A", "-a", "a-", ".a", "a b", "a/b", "a\n", "é", "a" * 64])
+def test_a_name_of_a_node_that_cannot_be_is_refused(node_id: str) -> None:
+    with pytest.raises(CannotStart, match="BAA_NODE_ID must be 1 to 63 of"):
+        load(environ=HOME | {"BAA_NODE_ID": node_id})
+
+
+@pytest.mark.parametrize("node_id", ["a", "1", "a" * 63, "mac-mini.local"])
+def test_a_name_of_a_node_is_taken_as_it_is(node_id: str) -> None:
+    assert load(environ=HOME | {"BAA_NODE_ID": node_id}).node_id == node_id
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["/srv/e.sqlite3", "sqlite:e", "sqlite://e", "sqlite://", "sqlite:///", "file:e", "postgresql://127.0.0.1/baa"],
+)
+def test_an_engine_other_than_a_file_of_sqlite_is_refused(url: str) -> None:
+    with pytest.raises(CannotStart, match="BAA_ENGINE_URL must be empty or sqlite:///PATH"):
+        load(environ=HOME | {"BAA_ENGINE_URL": url})
+
+
+@pytest.mark.parametrize("base", ["control:80", "ftp://control", "http://", "http://a b", "http://a:0", "http://a:x"])
+def test_a_control_api_base_must_be_an_address(base: str) -> None:
+    with pytest.raises(CannotStart, match="BAA_CONTROL_API_BASE must be an http"):
+        load(environ=HOME | {"BAA_CONTROL_API_BASE": base})
+
+
+@pytest.mark.parametrize("slots", ["0", "-1"])
+def test_a_worker_has_a_slot_at_least(slots: str) -> None:
+    with pytest.raises(CannotStart, match="BAA_WORKER_SLOTS must be 1 or more"):
+        load(environ=HOME | {"BAA_WORKER_SLOTS": slots})
+
+
+def test_the_conductor_is_on_loopback_only() -> None:
+    with pytest.raises(CannotStart, match="BAA_CONDUCTOR_LOCAL_API_BASE must be"):
+        load(environ=HOME | {"BAA_CONDUCTOR_LOCAL_API_BASE": "http://10.0.0.1:4317"})
+
+
+def test_each_program_has_a_folder_for_its_log_and_codexd_the_one_that_is_set() -> None:
+    chosen = changed(logs_dir=Path("/var/log/baa"))
+
+    assert chosen.logs_of("codexd") == Path("/var/log/baa")
+    assert chosen.logs_of("status-api") == Path("/home/user/baa/logs/status-api")
+
+
+def test_a_stop_may_take_the_drain_and_both_ladders() -> None:
+    assert DEFAULT.stop_seconds == 25
+    assert changed(drain_ms=30_000).stop_seconds == 55
+
+
+PRIVATE = ["127.0.0.1", "10.0.0.1", "10.255.255.255", "172.16.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1"]
+PRIVATE += ["100.127.255.255", "[::1]", "[fc00::1]", "[fd7a:115c:a1e0::1]"]
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_status_api_may_be_seen_in_a_private_network(host: str) -> None:
+    assert private_address(f"http://{host}:4318", "BAA_X") == Address(host.strip("[]"), 4318)
+
+
+PUBLIC = ["0.0.0.0", "[::]", "1.1.1.1", "9.255.255.255", "11.0.0.0", "172.15.255.255", "172.32.0.0", "192.167.0.1"]
+PUBLIC += ["192.169.0.0", "100.63.255.255", "100.128.0.0", "169.254.0.1", "255.255.255.255", "224.0.0.1", "[fe80::1]"]
+PUBLIC += ["[2001:db8::1]", "[::ffff:10.0.0.1]", "status.example.net", "10.1"]
+
+
+@pytest.mark.parametrize("host", PUBLIC)
+def test_status_api_is_never_offered_to_the_world(host: str) -> None:
+    with pytest.raises(CannotStart, match="BAA_X must be http://ADDRESS:PORT with a loopback or a private") as caught:
+        private_address(f"http://{host}:4318", "BAA_X")
 
     assert caught.value.exit_code == EX_CONFIG

@@ -14,7 +14,9 @@ class Program(Struct, rename="camel", frozen=True):
     started_at: str
 
 
-class Endpoint(Struct, frozen=True):
+class Endpoint(Struct, rename="camel", frozen=True):
     """The whole file; null = the program does not run, or did not come that far."""
 
     codexd: Program | None = None
+    conductor: Program | None = None
+    status_api: Program | None = None

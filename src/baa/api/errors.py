@@ -43,6 +43,8 @@ class Code(StrEnum):
     INTERNAL_ERROR = "internal_error"
     CODEX_FAILED = "codex_failed"
     CHILD_UNAVAILABLE = "child_unavailable"
+    CODEXD_UNAVAILABLE = "codexd_unavailable"
+    NOT_READY = "not_ready"
     CODEX_NOT_LOGGED_IN = "codex_not_logged_in"
     DRAINING = "draining"
     STARTING = "starting"
@@ -73,6 +75,8 @@ STATUS: Final[Mapping[Code, int]] = {
     Code.INTERNAL_ERROR: 500,
     Code.CODEX_FAILED: 502,
     Code.CHILD_UNAVAILABLE: 503,
+    Code.CODEXD_UNAVAILABLE: 503,
+    Code.NOT_READY: 503,
     Code.CODEX_NOT_LOGGED_IN: 503,
     Code.DRAINING: 503,
     Code.STARTING: 503,

@@ -61,11 +61,12 @@ class Payload(Struct, rename="camel", omit_defaults=True, kw_only=True, frozen=T
 
 
 class Daemon(Payload):
-    """`daemon.started`, `daemon.stopping`."""
+    """`daemon.started`, `daemon.stopping`. `handover`: it stops alone, and its child and their turns go on."""
 
     daemon_id: str
     pid: int
     version: str
+    handover: bool = False
 
 
 class Child(Payload):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 
 class ChildState(StrEnum):
@@ -104,3 +105,16 @@ class Status(Struct, rename="camel", kw_only=True, frozen=True):
     log: LogStatus
     recent_events: list[RecentEvent]
     codex: CodexStatus
+
+
+class AnnounceHandover(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Body of `POST /v1/codexd/status/handover`."""
+
+    expires_in_ms: Annotated[int, Meta(ge=1, le=600_000)] = 60_000
+
+
+class Handover(Struct, rename="camel", kw_only=True, frozen=True):
+    """Until when SIGTERM is a hand-over: codexd ends then, and leaves its child and all turns to the next codexd."""
+
+    expires_at: str
+    expires_in_ms: int

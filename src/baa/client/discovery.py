@@ -10,12 +10,34 @@ from typing import Final, Literal
 
 import msgspec
 
-from baa.api.endpoint import Endpoint
+from baa.api.endpoint import Endpoint, Program
 from baa.api.errors import EX_UNAVAILABLE
-from baa.config import Config, loopback_address
+from baa.config import Address, Config, loopback_address
 from baa.http.tokens import load_token
 
 START_IT: Final = "Start it with `baa up --service codexd`."
+
+
+def published(config: Config) -> Endpoint:
+    """What the programs of this node wrote down of themselves; nothing, if the file is torn or not there."""
+    try:
+        return msgspec.json.decode(config.endpoint_file.read_bytes(), type=Endpoint)
+    except (OSError, msgspec.DecodeError):
+        return Endpoint()
+
+
+def address_of(config: Config, name: Literal["codexd", "conductor", "status_api"]) -> str | None:
+    """The base URL of a program of this node, running or not; None if its port is chosen at its start and unknown."""
+    configured: dict[str, Address] = {
+        "codexd": config.address,
+        "conductor": config.conductor_address,
+        "status_api": config.status_api_address,
+    }
+    address = configured[name]
+    if address.port != 0:
+        return address.url
+    program: Program | None = getattr(published(config), name)
+    return None if program is None else program.address
 
 
 class Unreachable(Exception):

@@ -1,7 +1,7 @@
 """codexd, put together: what is made in which order at start, and taken down in which at a stop.
 
-A stop (SIGTERM, SIGINT) ends the child and leaves nothing behind. Any other end is a hand-over: the keeper and its
-child go on, and the next codexd meets them.
+A stop (SIGTERM, SIGINT) ends the child and leaves nothing behind. Any other end is a hand-over, and so is a signal that
+a hand-over was announced for: the keeper and its child go on, and the next codexd meets them.
 """
 
 from __future__ import annotations
@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import apsw
-import msgspec
 import structlog
 
-from baa import __version__
+from baa import __version__, notify
 from baa.api import events as e
-from baa.api.endpoint import Endpoint, Program
+from baa.api.endpoint import Program
 from baa.api.errors import EX_CONFIG, EX_TEMPFAIL, CannotStart
 from baa.api.events import EventType
 from baa.api.status import ChildState
@@ -31,6 +28,7 @@ from baa.clock import Clock, SystemClock, rfc3339
 from baa.codexd import http, lifecycle, restore, schema
 from baa.codexd.appserver.keeper_link import KeeperNewer
 from baa.codexd.eventlog import EventLog, LogFailed, Transaction
+from baa.codexd.handover import Announcement
 from baa.codexd.keepers import Setting
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import ChildChange
@@ -40,57 +38,35 @@ from baa.codexd.policy import Policy
 from baa.codexd.status import Daemon
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
-from baa.config import Config
-from baa.http import serve
+from baa.config import INTERRUPT_S, KILLED_S, LADDER_S, Config
+from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
 from baa.http.tokens import ensure_tokens
+from baa.process import Stop
 from baa.sqlite import open_reader
-
-INTERRUPT_S: Final = 5.0
-"""Seconds that running turns are given to end after turn/interrupt (Codex needs 0.02) before their child is ended."""
-
-LADDER_S: Final = 15.0
-"""Seconds for the keeper to end its child by the ladder (5 s, 3 s), to sweep and to put down how it ended."""
-
-KILLED_S: Final = 5.0
-"""Seconds for the same once it was told to kill."""
 
 EX_IOERR: Final = 74
 
 _log = structlog.get_logger("codexd")
 
 
-@dataclass(slots=True)
-class Stop:
-    """What asks codexd to stop: `asked` once, `hurried` by a second signal."""
-
-    asked: asyncio.Event
-    hurried: asyncio.Event
-
-    def signal(self) -> None:
-        """SIGTERM or SIGINT came."""
-        (self.hurried if self.asked.is_set() else self.asked).set()
-
-
-async def run(config: Config, *, on_started: Callable[[str], None] = lambda _: None) -> None:
+async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> None:
     """Run codexd until it is told to stop; `on_started` is given its address once it serves.
 
-    Raises CannotStart, and LogFailed when the log can no longer be written.
+    Raises CannotStart, also when the log can no longer be written.
     """
     clock = SystemClock()
     umask = _make_folders(config)
-    lock = _lock(config.state_dir / "daemon.lock")
-    stop = Stop(asyncio.Event(), asyncio.Event())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.signal)
+    lock = hold(config.state_dir / "daemon.lock")
     try:
         sock = serve.bind(config.address.host, config.address.port)
         async with _started(config, sock, clock, umask) as daemon:
             await _serve(daemon, config, sock, stop, on_started)
+    except LogFailed as failed:
+        raise CannotStart(
+            f"{failed}. Codex goes on; start codexd again once that is mended.", exit_code=EX_IOERR
+        ) from failed
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
         os.close(lock)
 
 
@@ -123,6 +99,7 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
             loop=main_loop,
             supervisor=supervisor,
             subscriptions=Subscriptions(log),
+            handover=Announcement(clock),
         )
         left = restore.living(connection, setting.keepers, clock)
         connection.close()
@@ -132,7 +109,10 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
             try:
                 await main_loop.change(lambda transaction: _say(daemon, EventType.DAEMON_STARTED, transaction))
                 await supervisor.take_over(left)
+                # Fed as long as the loop runs, so also while codexd drains: that takes longer than a watchdog waits.
+                watching = tasks.create_task(notify.watch(daemon.healthy), name="watchdog")
                 yield daemon
+                watching.cancel()
             finally:
                 looping.cancel()
                 failing.cancel()
@@ -157,17 +137,35 @@ async def _serve(
     async with asyncio.TaskGroup() as tasks:
         child = tasks.create_task(daemon.supervisor.run(), name="supervisor")
         await daemon.supervisor.decided.wait()  # so that nobody is answered before it is known if there is a Codex
-        tasks.create_task(server.serve(), name="http")
+        serving = tasks.create_task(server.serve(), name="http")
         await server.started.wait()
-        _write_endpoint(config.endpoint_file, daemon)
+        published.publish(config.endpoint_file, "codexd", _as_published(daemon))
         _log.info("serving", address=daemon.address, daemon_id=daemon.daemon_id)
         on_started(daemon.address)
         await stop.asked.wait()
-        await _stop_child(daemon, stop, config.drain_ms)
-        await _until_child_ended(daemon, stop, child)
-        server.stop()
-    _forget_endpoint(config.endpoint_file, daemon)
-    _log.info("stopped")
+        if handed_over := daemon.handover.holds and not stop.stdin_ended:
+            await _hand_over(daemon, child, server, serving)
+        else:
+            await _stop_child(daemon, stop, config.drain_ms)
+            await _until_child_ended(daemon, stop, child)
+            server.stop()
+    published.forget(config.endpoint_file, "codexd", daemon.pid)
+    _log.info("handed over" if handed_over else "stopped")
+
+
+async def _hand_over(
+    daemon: Daemon, child: asyncio.Task[None], server: serve.HttpServer, serving: asyncio.Task[None]
+) -> None:
+    """Stop serving, and let go of the keeper: what it and its child do goes on, and nothing was sent to either."""
+
+    def drain(transaction: Transaction) -> None:
+        daemon.loop.draining = True  # a child that dies now is not followed by another one of this codexd's
+        _say(daemon, EventType.DAEMON_STOPPING, transaction, handover=True)
+
+    await daemon.loop.change(drain)
+    server.stop()
+    await asyncio.wait((serving,))
+    child.cancel()
 
 
 async def _stop_child(daemon: Daemon, stop: Stop, drain_ms: int) -> None:
@@ -219,8 +217,8 @@ async def _until_idle(daemon: Daemon, stop: Stop, seconds: float) -> None:
             hurry.cancel()
 
 
-def _say(daemon: Daemon, type_: EventType, transaction: Transaction) -> None:
-    payload = e.Daemon(daemon_id=daemon.daemon_id, pid=daemon.pid, version=daemon.version)
+def _say(daemon: Daemon, type_: EventType, transaction: Transaction, *, handover: bool = False) -> None:
+    payload = e.Daemon(daemon_id=daemon.daemon_id, pid=daemon.pid, version=daemon.version, handover=handover)
     transaction.events.append(NewEvent(type_, None, None, payload))
 
 
@@ -255,10 +253,10 @@ def _make_folders(config: Config) -> int:
     return umask
 
 
-def _lock(path: Path) -> int:
+def hold(path: Path) -> int:
     """Hold the state folder: one daemon each. A POSIX lock, because the keeper asks who holds it.
 
-    The file must not be opened again in this process: closing it anywhere would let go of the lock.
+    The file must not be opened again in this process: closing it anywhere would let go of the lock. Raises CannotStart.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -272,17 +270,5 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _write_endpoint(path: Path, daemon: Daemon) -> None:
-    told = Endpoint(codexd=Program(daemon.address, daemon.pid, daemon.daemon_id, daemon.started_at))
-    draft = path.with_suffix(f".{daemon.pid}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(told))
-    draft.replace(path)
-
-
-def _forget_endpoint(path: Path, daemon: Daemon) -> None:
-    with suppress(OSError, msgspec.DecodeError):
-        told = msgspec.json.decode(path.read_bytes(), type=Endpoint)
-        if told.codexd is not None and told.codexd.pid == daemon.pid:
-            path.unlink()
+def _as_published(daemon: Daemon) -> Program:
+    return Program(daemon.address, daemon.pid, daemon.daemon_id, daemon.started_at)

@@ -20,6 +20,7 @@ from baa.api import ids
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
 from baa.api.sessions import TURN_ENDED, CreateSession, StartTurn, TurnRequest
 from baa.api.sessions import Turn as ApiTurn
+from baa.api.status import AnnounceHandover
 from baa.codexd import reading
 from baa.codexd.policy import Policy
 from baa.codexd.status import Daemon
@@ -60,10 +61,17 @@ def application(daemon: Daemon, policy: Policy, events_path: str) -> tuple[App, 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # the guard has let nothing through but the event stream
             await daemon.subscriptions.serve(scope, receive, send)
+        elif scope["path"] == events_path and _wants_sse(scope):
+            await daemon.subscriptions.serve_sse(scope, receive, send)
         else:
             await litestar(scope, receive, send)  # type: ignore[arg-type]
 
     return app, routes
+
+
+def _wants_sse(scope: Scope) -> bool:
+    accepted = b",".join(value for name, value in scope["headers"] if name == b"accept").lower()
+    return any(part.partition(b";")[0].strip() == b"text/event-stream" for part in accepted.split(b","))
 
 
 def _answer(data: dict[str, Any], status: int = 200) -> Response[bytes]:
@@ -82,7 +90,14 @@ def _about_itself(daemon: Daemon) -> list[Any]:
         told = msgspec.to_builtins(daemon.status())
         return _answer(told)
 
-    return [healthz, status]
+    @post("/v1/codexd/status/handover", opt={OPT: "drive"})
+    async def announce_handover(request: Asked) -> Response[bytes]:
+        asked = envelope.decode(await request.body(), AnnounceHandover)
+        if daemon.loop.draining:
+            raise Unavailable(Code.DRAINING, "codexd is stopping already. Ask the next one.")
+        return _answer({"handover": daemon.handover.announce(asked.expires_in_ms)}, 202)
+
+    return [healthz, status, announce_handover]
 
 
 def _about_sessions(daemon: Daemon, policy: Policy) -> list[Any]:

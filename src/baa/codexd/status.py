@@ -16,6 +16,7 @@ from baa.api.status import (
 from baa.clock import Clock
 from baa.codexd import reading
 from baa.codexd.eventlog import EventLog
+from baa.codexd.handover import Announcement
 from baa.codexd.main_loop import MainLoop
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
@@ -40,6 +41,7 @@ class Daemon:
     loop: MainLoop
     supervisor: Supervisor
     subscriptions: Subscriptions
+    handover: Announcement
 
     def healthy(self) -> bool:
         """Whether the main loop and the log's writer both moved of late."""

@@ -1,4 +1,4 @@
-"""Readers of the log: the live stream over WebSocket. A reader is a cursor and a wake-up, nothing else.
+"""Readers of the log: the live stream, over WebSocket or as server-sent events. A reader is a cursor and a wake-up.
 
 Nothing is queued for a subscriber. Each one takes what follows its cursor when it can: from the tail in memory while it
 keeps up, from the file when it fell behind. One that stops reading is closed, and comes back by its cursor.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -127,8 +127,12 @@ def events_frame(log: EventLog, after: int, page: reading.Page) -> bytes:
     )
 
 
+Tell: TypeAlias = Callable[[str, Cursor, bytes], Awaitable[None]]
+"""Sends one frame: its type, the cursor that its reader has with it, and the frame itself."""
+
+
 class Subscriptions:
-    """The WebSocket side of the event stream."""
+    """The live side of the event stream."""
 
     def __init__(self, log: EventLog) -> None:
         """Serve readers of `log`."""
@@ -136,26 +140,65 @@ class Subscriptions:
         self.count = 0
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One reader, from its handshake to its end (raw ASGI; the guard was here before)."""
+        """One WebSocket, from its handshake to its end (raw ASGI; the guard was here before)."""
+
+        async def tell(_: str, __: Cursor, frame: bytes) -> None:
+            await send({"type": "websocket.send", "text": frame.decode()})
+
         await receive()  # the handshake
-        try:
-            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-            asked = wanted(query, self._log, default=self._log.cursor(self._log.head))
-        except BaaError as refused:
-            await send_failure(refused, scope, send)
+        asked = await self._asked(scope, send)
+        if asked is None:
             return
         await send({"type": "websocket.accept"})
+        if await self._follow(asked, receive, tell) is CLOSED_SLOW:
+            await send({"type": "websocket.close", "code": CLOSED_SLOW, "reason": "not reading"})
+
+    async def serve_sse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One reader of server-sent events: the WebSocket's frames, each with the cursor to come back with."""
+
+        async def tell(type_: str, cursor: Cursor, frame: bytes) -> None:
+            message = b"id: %b\nevent: %b\ndata: %b\n\n" % (str(cursor).encode(), type_.encode(), frame)
+            await send({"type": "http.response.body", "body": message, "more_body": True})
+
+        asked = await self._asked(scope, send)
+        if asked is None:
+            return
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._follow(asked, receive, tell)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _asked(self, scope: Scope, send: Send) -> Wanted | None:
+        """What the reader wants; None if it was refused. A browser's EventSource comes back by Last-Event-ID."""
+        try:
+            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+            if scope["type"] == "http":
+                for name, value in scope["headers"]:
+                    if name == b"last-event-id":
+                        query["after"] = value.decode("latin-1")
+            return wanted(query, self._log, default=self._log.cursor(self._log.head))
+        except BaaError as refused:
+            await send_failure(refused, scope, send)
+            return None
+
+    async def _follow(self, asked: Wanted, receive: Receive, tell: Tell) -> int | None:
+        """Tell the reader what it wants until it is gone (None) or stops reading (CLOSED_SLOW)."""
         self.count += 1
         try:
             async with asyncio.TaskGroup() as tasks:
-                pump = tasks.create_task(self._pump(asked, send), name="pump")
+                pump = tasks.create_task(self._pump(asked, tell), name="pump")
                 # A socket that only sends never learns that its peer is gone: somebody has to listen.
-                await _until_gone(receive)
+                gone = tasks.create_task(_until_gone(receive), name="gone")
+                await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
+                slow = pump.done()
                 pump.cancel()
+                gone.cancel()
+            return CLOSED_SLOW if slow else None
         finally:
             self.count -= 1
 
-    async def _pump(self, asked: Wanted, send: Send) -> None:
+    async def _pump(self, asked: Wanted, tell: Tell) -> None:
+        """Tell what comes. Returns when the reader makes no room."""
         log, at = self._log, asked.after.seq
         hello = Hello(
             epoch=log.epoch,
@@ -165,8 +208,13 @@ class Subscriptions:
         )
         told = at  # the cursor that the reader has; what it did not want moves `at` alone
         now = asyncio.get_running_loop().time
+
+        async def send(type_: str, frame: bytes) -> None:
+            async with asyncio.timeout(UNREAD_S):
+                await tell(type_, log.cursor(told), frame)
+
         try:
-            await _send(send, msgspec.json.encode(hello))
+            await send("hello", msgspec.json.encode(hello))
             quiet_until = now() + HEARTBEAT_S
             while True:
                 try:
@@ -177,22 +225,19 @@ class Subscriptions:
                     page = reading.Page([], at)
                 at = page.next
                 if page.bodies or (now() >= quiet_until and at > told):
-                    await _send(send, events_frame(log, told, page))
-                    told, quiet_until = at, now() + HEARTBEAT_S
+                    frame = events_frame(log, told, page)
+                    told = at
+                    await send("events", frame)
+                    quiet_until = now() + HEARTBEAT_S
                 elif now() >= quiet_until:
-                    await _send(send, msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head)))))
+                    await send("heartbeat", msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head)))))
                     quiet_until = now() + HEARTBEAT_S
         except TimeoutError:
-            await send({"type": "websocket.close", "code": CLOSED_SLOW, "reason": "not reading"})
-
-
-async def _send(send: Send, frame: bytes) -> None:
-    async with asyncio.timeout(UNREAD_S):
-        await send({"type": "websocket.send", "text": frame.decode()})
+            return
 
 
 async def _until_gone(receive: Receive) -> None:
     while True:
         message: dict[str, Any] = await receive()
-        if message["type"] == "websocket.disconnect":
+        if message["type"] in ("websocket.disconnect", "http.disconnect"):
             return

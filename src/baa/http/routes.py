@@ -22,6 +22,7 @@ class RouteTable:
         """Knows nothing yet."""
         self._exact: dict[tuple[Kind, str, str], Access] = {}
         self._templates: list[tuple[Kind, str, list[str], Access]] = []
+        self._prefixes: list[tuple[str, Access]] = []
 
     def add(self, kind: Kind, method: str, template: str, access: Access) -> None:
         """Add a route. In `template`, a segment in braces stands for any one segment that is not empty."""
@@ -29,6 +30,10 @@ class RouteTable:
             self._templates.append((kind, method, template.split("/"), access))
         else:
             self._exact[kind, method, template] = access
+
+    def add_prefix(self, prefix: str, access: Access) -> None:
+        """Add everything below `prefix`, of every type and method: what another program's guard decides on."""
+        self._prefixes.append((prefix, access))
 
     def add_application(self, app: Litestar) -> None:
         """Add every handler of a Litestar application that says who may use it."""
@@ -49,7 +54,7 @@ class RouteTable:
         for known, known_method, template, access in self._templates:
             if known == kind and known_method == method and _fits(template, parts):
                 return access
-        return None
+        return next((access for prefix, access in self._prefixes if path.startswith(prefix)), None)
 
     def __iter__(self) -> Iterator[tuple[Kind, str, str, Access]]:
         """Every route: type, method, template, access."""

@@ -1,0 +1,147 @@
+"""The conductor over HTTP: how it stands, its nodes, and codexd behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx2
+import msgspec
+import structlog
+from litestar import Litestar, Request, Response, get
+from litestar.exceptions import HTTPException
+
+from baa.api.conductor import Check, Readiness
+from baa.api.errors import BaaError, Code, Rejected, Unavailable
+from baa.api.status import ChildState, Status
+from baa.client.discovery import address_of
+from baa.conductor.passthrough import Passthrough
+from baa.engine.store import EngineFailed
+from baa.http import envelope
+from baa.http.limits import App, Receive, Scope, Send
+from baa.http.routes import OPT, RouteTable
+
+if TYPE_CHECKING:
+    from baa.conductor.daemon import Conductor
+
+READY_S: Final = 2.0
+"""Seconds in which `/readyz` answers, whatever does not."""
+
+CODEXD: Final = "/v1/codexd/"
+START_CODEXD: Final = "Start it: `baa service start --service codexd`, or `baa up`."
+
+_log = structlog.get_logger("http")
+
+
+class _StatusAnswer(msgspec.Struct):
+    data: Status
+
+
+def application(conductor: Conductor) -> tuple[App, RouteTable]:
+    """The ASGI application of the conductor, and its routes for the guard."""
+    litestar = Litestar(
+        route_handlers=_about_itself(conductor),
+        exception_handlers={BaaError: _refused, HTTPException: _not_routed, Exception: _broken},
+        openapi_config=None,
+        logging_config=None,
+    )
+    passthrough = Passthrough(lambda: address_of(conductor.config, "codexd"))
+    events_path = conductor.config.event_stream_path
+    routes = RouteTable()
+    routes.add_application(litestar)
+    routes.add_prefix(CODEXD, "open")  # codexd's own guard decides
+    routes.add("http", "GET", events_path, "open")
+    routes.add("websocket", "GET", events_path, "open")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(CODEXD) or scope["path"] == events_path:
+            await passthrough(scope, receive, send)
+        else:
+            await litestar(scope, receive, send)  # type: ignore[arg-type]
+
+    return app, routes
+
+
+def _about_itself(conductor: Conductor) -> list[Any]:
+    @get("/healthz", opt={OPT: "open"})
+    async def healthz() -> Response[bytes]:
+        if not conductor.healthy():
+            raise Unavailable(Code.NOT_READY, "The conductor makes no progress. See its log.")
+        return _answer({"status": "ok"})
+
+    @get("/readyz", opt={OPT: "open"})
+    async def readyz() -> Response[bytes]:
+        async with asyncio.TaskGroup() as tasks:
+            engine = tasks.create_task(_check_engine(conductor), name="engine")
+            codexd = tasks.create_task(_check_codexd(conductor), name="codexd")
+        checks = (engine.result(), codexd.result())
+        if not all(check.ok for check in checks):
+            wrong = " ".join(check.message for check in checks if not check.ok)
+            details = {"engine": checks[0], "codexd": checks[1]}
+            raise Unavailable(Code.NOT_READY, wrong, details=details)
+        return _answer(msgspec.to_builtins(Readiness(status="ready", engine=checks[0], codexd=checks[1])))
+
+    @get("/rolez", opt={OPT: "open"})
+    async def rolez() -> Response[bytes]:
+        return _answer(msgspec.to_builtins(conductor.leader.role()))
+
+    @get("/v1/nodes", opt={OPT: "read"})
+    async def nodes() -> Response[bytes]:
+        try:
+            found = await conductor.engine.nodes()
+        except EngineFailed as error:
+            raise Unavailable(Code.NOT_READY, f"The engine cannot be read: {error}.") from error
+        return _answer({"nodes": found, "nextPageToken": None})
+
+    return [healthz, readyz, rolez, nodes]
+
+
+async def _check_engine(conductor: Conductor) -> Check:
+    try:
+        async with asyncio.timeout(READY_S):
+            await conductor.engine.probe(conductor.conductor_id)
+    except (EngineFailed, TimeoutError) as error:
+        why = "it takes too long" if isinstance(error, TimeoutError) else str(error)
+        message = f"The engine's file {conductor.config.engine_file.name} cannot be written: {why}."
+        return Check(ok=False, message=message)
+    return Check(ok=True, message="The engine was written and read back.")
+
+
+async def _check_codexd(conductor: Conductor) -> Check:
+    address = address_of(conductor.config, "codexd")
+    if address is None:
+        return Check(ok=False, message=f"codexd does not run here. {START_CODEXD}")
+    try:
+        async with asyncio.timeout(READY_S), httpx2.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"{address}/v1/codexd/status")
+            child = msgspec.json.decode(answer.content, type=_StatusAnswer).data.child
+    except (httpx2.HTTPError, TimeoutError):
+        return Check(ok=False, message=f"codexd does not answer at {address}. {START_CODEXD}")
+    except msgspec.DecodeError:
+        return Check(ok=False, message=f"What answers at {address} is not codexd. See `baa node check`.")
+    if child.state is not ChildState.READY:
+        why = f": {child.problem}" if child.problem else "."
+        return Check(ok=False, message=f"codexd runs, and its child is {child.state}{why}")
+    return Check(ok=True, message=f"codexd is ready with Codex {child.codex_version}.")
+
+
+def _answer(data: dict[str, Any], status: int = 200) -> Response[bytes]:
+    return Response(envelope.success(data), status_code=status, media_type="application/json")
+
+
+def _refused(_: Request[Any, Any, Any], error: BaaError) -> Response[bytes]:
+    headers = envelope.failure_headers(error)
+    return Response(envelope.failure(error), status_code=error.status, headers=headers, media_type="application/json")
+
+
+def _not_routed(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    if error.status_code in (404, 405):  # the guard knows the routes; this is the second lock on the same door
+        return _refused(request, Rejected(Code.UNKNOWN_ROUTE, "Unknown conductor route."))
+    if error.status_code < 500:
+        return _refused(request, Rejected(Code.INVALID_REQUEST, "The request cannot be read."))
+    return _broken(request, error)
+
+
+def _broken(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    _log.error("request.failed", method=request.method, path=request.scope["path"], exc_info=error)
+    return _refused(request, BaaError(Code.INTERNAL_ERROR, "The conductor failed at this request. Its log says how."))

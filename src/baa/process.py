@@ -1,0 +1,127 @@
+"""A program of ours as a process: its arguments, configuration, log, signals and exit code, the same for all four."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import structlog
+
+from baa import config, logs, notify
+from baa.api.errors import CannotStart
+from baa.config import Config
+
+EX_CANTCREAT: Final = 73
+
+
+@dataclass(slots=True)
+class Stop:
+    """What asks a program to stop: `asked` once, `hurried` by a second signal.
+
+    `stdin_ended`: whoever started it in the foreground is gone, so it must leave nothing to a successor.
+    """
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)
+    stdin_ended: bool = False
+
+    def signal(self) -> None:
+        """SIGTERM or SIGINT came."""
+        notify.notify(notify.STOPPING)
+        (self.hurried if self.asked.is_set() else self.asked).set()
+
+
+Run: TypeAlias = Callable[[Config, Stop, Callable[[str], None]], Awaitable[None]]
+"""The program itself: runs until `Stop.asked`; calls the last argument once, with its address, when it serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Something short that a program does, when it is given the argument `flag`, instead of running.
+
+    `do` returns what is then told on stdout, and raises CannotStart.
+    """
+
+    flag: str
+    help: str
+    do: Callable[[Config], Awaitable[str]]
+
+
+def main(program: str, run: Run, *, errand: Errand | None = None) -> int:
+    """Run `program` until it is stopped; the exit code (sysexits). Its address is the one line on stdout.
+
+    With --stop-with-stdin the end of stdin is a stop, so that nothing outlives the foreground that it was started in.
+    """
+    parser = argparse.ArgumentParser(description=f"{program} alone, in the foreground.")
+    parser.add_argument("--config", type=Path, help="the configuration file (default: BAA_CONFIG, else baa.toml)")
+    parser.add_argument("--log-to-stderr", action="store_true", help="write the log to stderr too")
+    parser.add_argument("--stop-with-stdin", action="store_true", help="stop when stdin ends")
+    if errand is not None:
+        parser.add_argument(errand.flag, dest="errand", action="store_true", help=errand.help)
+    given = parser.parse_args()
+    log = structlog.get_logger(program)
+
+    def say_where(address: str) -> None:
+        notify.notify(notify.READY)
+        sys.stdout.write(f"{program} {address}\n")
+        sys.stdout.flush()
+
+    async def whole(resolved: Config) -> None:
+        if errand is not None and given.errand:
+            sys.stdout.write(f"{program}: {await errand.do(resolved)}\n")
+            return
+        with _stop_signals(with_stdin=given.stop_with_stdin) as stop:
+            await run(resolved, stop, say_where)
+
+    try:
+        resolved = config.load(given.config)
+        _log_to(resolved.logs_of(program), program, also_stderr=given.log_to_stderr)
+        asyncio.run(whole(resolved))
+    except CannotStart as refused:
+        sys.stderr.write(f"{program}: {refused.message}\n")
+        return refused.exit_code
+    except Exception as error:  # boundary: program. A mistake of ours ends the program: its log must say so.
+        log.error("failed", exc_info=error)
+        raise
+    return 0
+
+
+@contextmanager
+def _stop_signals(*, with_stdin: bool) -> Iterator[Stop]:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.signal)
+    stdin = sys.stdin.fileno() if with_stdin else None
+
+    def read_stdin() -> None:
+        assert stdin is not None
+        if os.read(stdin, 4096) == b"":
+            loop.remove_reader(stdin)
+            stop.stdin_ended = True
+            stop.signal()
+
+    if stdin is not None:
+        loop.add_reader(stdin, read_stdin)
+    try:
+        yield stop
+    finally:
+        if stdin is not None:
+            loop.remove_reader(stdin)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _log_to(folder: Path, program: str, *, also_stderr: bool) -> None:
+    try:
+        logs.to_folder(folder, program, also_stderr=also_stderr)
+    except OSError as error:
+        raise CannotStart(f"The log cannot be written to {folder}: {error}", exit_code=EX_CANTCREAT) from error

@@ -1,0 +1,1 @@
+"""What executes tasks on a node: for now it registers the node, keeps it alive and drains."""
