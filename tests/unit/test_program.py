@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from baa.codexd import program
-from baa.codexd.program import NoProgram, arguments, environment, find
+from baa.codex import DEFAULT_COMMAND, NoProgram, find
+from baa.codexd.program import arguments, environment
 
 KEEPER_ID = "kpr_x"
 
@@ -62,18 +62,18 @@ def test_by_default_the_extras_program_wins_over_one_on_path(tmp_path: Path, mon
     executable(tmp_path / "codex")
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert find(program.DEFAULT_COMMAND) == Path(bundled_codex_path())
+    assert find(DEFAULT_COMMAND) == Path(bundled_codex_path())
 
 
 def test_without_the_extra_the_one_on_path_is_taken(nothing_installed: Path) -> None:
     codex = executable(nothing_installed / "codex")
 
-    assert find(program.DEFAULT_COMMAND) == codex
+    assert find(DEFAULT_COMMAND) == codex
 
 
 def test_without_any_codex_it_is_said_how_to_get_one(nothing_installed: Path) -> None:
     with pytest.raises(NoProgram, match=r"pip install 'baa-conductor\[codex\]'"):
-        find(program.DEFAULT_COMMAND)
+        find(DEFAULT_COMMAND)
 
 
 def test_the_settings_that_keep_codex_to_itself_come_after_what_was_configured() -> None:

@@ -15,13 +15,17 @@ class RoleName(StrEnum):
 
 
 class Role(Struct, rename="camel", kw_only=True, frozen=True):
-    """The answer of `/rolez`. `leader_id`: the leader's node, null while none is known; term 0 = nobody has led."""
+    """The answer of `/rolez`; `version` is the conductor's.
+
+    `leader_id`: the leader's node, null while none is known; term 0 = nobody has led.
+    """
 
     role: RoleName
     node_id: str
     leader_id: str | None
     term: int
     expires_at: str | None
+    version: str
 
 
 class Check(Struct, rename="camel", kw_only=True, frozen=True):

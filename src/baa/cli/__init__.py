@@ -28,22 +28,34 @@ See it work, without an account: `baa demo`. Run it: `baa up`.""",
 def run_services(
     *,
     service: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    all_services: Annotated[bool, Parameter(negative=())] = False,
     config: Annotated[Path | None, Parameter(show_default=False)] = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Run the programs of this node in the foreground, until Ctrl-C.
+    """Run the programs of this node in the foreground, with one stream of their logs, until Ctrl-C.
+
+    A program that dies is started again. At the end nothing is left running.
 
     Example: `baa up --service codexd`
 
     Parameters
     ----------
     service:
-        A program to run, once for each. This release has codexd only, which is also the default.
+        A program to run, once for each; without it conductor, codexd and status-api.
+    all_services:
+        All four: with worker-runner.
     config:
         The configuration file; without it BAA_CONFIG, else baa.toml in your configuration folder.
+    json:
+        The log lines as they were written, each with its program.
     """
     from baa.cli.up import run
 
-    return run(service, config)
+    return run(service, all_services=all_services, config_file=config, as_json=json)
+
+
+app.command("baa.cli.service:app", name="service")
+app.command("baa.cli.node:app", name="node")
 
 
 @app.command(name="demo")

@@ -20,10 +20,10 @@ from typing import Final
 import msgspec
 import psutil
 
-from baa import config
+from baa import codex, config
 from baa.api.errors import EX_UNAVAILABLE, CannotStart
 from baa.api.sessions import Sandbox
-from baa.codexd import leftovers, program
+from baa.codexd import leftovers
 from baa.config import Config
 
 START_S: Final = 30.0
@@ -41,8 +41,8 @@ FOREIGN: Final = ("BAA_", "CODEX_", "GIT_", "XDG_")
 def find_codex(environ: Mapping[str, str]) -> Path:
     """The Codex to run: found as codexd finds it. Raises CannotStart (69), with what to install."""
     try:
-        return program.find(environ.get("BAA_CODEXD_SERVER_COMMAND") or program.DEFAULT_COMMAND)
-    except program.NoProgram as missing:
+        return codex.find(environ.get("BAA_CODEXD_SERVER_COMMAND") or codex.DEFAULT_COMMAND)
+    except codex.NoProgram as missing:
         raise CannotStart(str(missing), exit_code=EX_UNAVAILABLE) from None
 
 

@@ -16,12 +16,13 @@ from typing import Final
 import psutil
 import structlog
 
+from baa import codex
 from baa.api import events as e
 from baa.api import ids
 from baa.api.events import EventType
 from baa.api.status import ChildState, LastExit
 from baa.clock import Clock, rfc3339
-from baa.codexd import keepers, leftovers, program
+from baa.codexd import keepers, leftovers
 from baa.codexd.appserver import translate
 from baa.codexd.appserver.keeper_link import (
     Ended,
@@ -143,8 +144,8 @@ class Supervisor:
 
     async def _begin(self) -> None:
         try:
-            found = program.find(self._setting.server_command)
-        except program.NoProgram as missing:
+            found = codex.find(self._setting.server_command)
+        except codex.NoProgram as missing:
             await self._missing(str(missing))
             return
         self.problem = None

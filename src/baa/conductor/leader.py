@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from baa import __version__
 from baa.api.conductor import Role, RoleName
 from baa.clock import Clock
 from baa.engine.store import Engine, EngineFailed, Lease
@@ -66,6 +67,7 @@ class Leader:
             leader_id=lease.node_id if lease is not None and known else None,
             term=0 if lease is None else lease.term,
             expires_at=lease.expires_at if lease is not None and known else None,
+            version=__version__,
         )
 
     async def run(self) -> None:

@@ -48,14 +48,24 @@ class Guard:
     `refused` counts refusals by code.
     """
 
-    def __init__(self, app: App, *, program: str, allowed_hosts: Iterable[str], routes: Routes, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        program: str,
+        allowed_hosts: Iterable[str],
+        routes: Routes,
+        tokens: Tokens | None,
+        has_pages: bool = False,
+    ) -> None:
+        """Without `tokens`, only open routes can be used. `has_pages`: a page of ours may be looked at again."""
         self.refused: Counter[str] = Counter()
         self._app = app
         self._program = program
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
         self._routes = routes
-        self._read = _digest(tokens.read)
-        self._drive = _digest(tokens.drive)
+        self._tokens = tokens
+        self._fetch_sites = frozenset({"none", "same-origin"} if has_pages else {"none"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, one handshake, or the lifespan."""
@@ -82,7 +92,7 @@ class Guard:
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
         self._check_host(headers)
-        _check_origin(headers)
+        self._check_origin(headers)
         access = self._access(scope)
         if access != "open":
             self._check_token(headers, access)
@@ -98,6 +108,15 @@ class Guard:
                 "or name the proxy's host in allowedHosts.",
             )
 
+    def _check_origin(self, headers: dict[str, list[str]]) -> None:
+        """No web page has business here. One rebound to our address sends no Origin on a GET: hence the others."""
+        strange = any(value.lower() not in self._fetch_sites for value in headers.get("sec-fetch-site", []))
+        if "origin" in headers or "referer" in headers or strange:
+            raise Rejected(
+                Code.ORIGIN_REFUSED,
+                "Requests from web pages are refused. Use a program, or the dashboard of status-api.",
+            )
+
     def _access(self, scope: Scope) -> Access:
         kind: Literal["http", "websocket"] = "websocket" if scope["type"] == "websocket" else "http"
         method: str = scope.get("method", "GET")
@@ -109,28 +128,27 @@ class Guard:
 
     def _check_token(self, headers: dict[str, list[str]], access: Access) -> None:
         given = headers.get("authorization", [])
-        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        digest = _digest(token)
-        drives = hmac.compare_digest(digest, self._drive)
-        reads = hmac.compare_digest(digest, self._read)
-        if scheme.lower() != "bearer" or not (drives or reads):
-            raise Rejected(
-                Code.UNAUTHORIZED,
-                "Send 'Authorization: Bearer TOKEN'. The tokens are the files read and drive in the folder "
-                "state/tokens below BAA_HOME.",
-            )
+        drives = self._tokens is not None and bears(given, self._tokens.drive)
+        reads = self._tokens is not None and bears(given, self._tokens.read)
+        if not (drives or reads):
+            raise unauthorized()
         if access == "drive" and not drives:
             raise Rejected(Code.READ_ONLY_TOKEN, "The read token may only look. Use the drive token for this.")
 
 
-def _check_origin(headers: dict[str, list[str]]) -> None:
-    """No web page has business here. One that was rebound to our address sends no Origin on a GET: hence the others."""
-    cross_site = any(value.lower() != "none" for value in headers.get("sec-fetch-site", []))
-    if "origin" in headers or "referer" in headers or cross_site:
-        raise Rejected(
-            Code.ORIGIN_REFUSED,
-            "Requests from web pages are refused. Use a program, or the dashboard of status-api.",
-        )
+def bears(authorization: list[str], token: str) -> bool:
+    """Whether the Authorization fields of a request are one, and bear `token`; compared in constant time."""
+    scheme, _, given = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
+    return hmac.compare_digest(_digest(given), _digest(token)) and scheme.lower() == "bearer"
+
+
+def unauthorized() -> Rejected:
+    """The refusal of a request that bears no token of this node's."""
+    return Rejected(
+        Code.UNAUTHORIZED,
+        "Send 'Authorization: Bearer TOKEN'. The tokens are the files read and drive in the folder "
+        "state/tokens below BAA_HOME.",
+    )
 
 
 def _check_content(headers: dict[str, list[str]], method: str) -> None:

@@ -56,16 +56,23 @@ _MALFORMED_ANSWER: Final = b"".join(
         _MALFORMED,
     ]
 )
+_SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
+"""RFC 6598: what tailnets use, and Python does not call private."""
+
 _WS_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket on 127.0.0.1 or ::1 (`localhost` is the first); port 0 takes a free one."""
+def bind(host: str, port: int, *, beyond_loopback: bool = False) -> socket.socket:
+    """A listening socket on 127.0.0.1 or ::1 (`localhost` is the first); port 0 takes a free one.
+
+    `beyond_loopback`: on exactly the address given, which the caller has found to be private. Raises CannotStart.
+    """
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
         address = None
-    if address not in (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")):
+    loopback = address in (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
+    if address is None or not (loopback or (beyond_loopback and address.is_private | (address in _SHARED))):
         raise CannotStart(
             f"{host} is not a loopback address. Use 127.0.0.1 or ::1; to be reached from elsewhere, put a proxy such "
             "as 'tailscale serve' in front and name its host in allowedHosts.",
@@ -79,13 +86,20 @@ def bind(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         sock.bind((str(address), port))
         sock.listen(BACKLOG)
-        if not ipaddress.ip_address(sock.getsockname()[0]).is_loopback:
-            raise CannotStart(f"The system bound {sock.getsockname()[0]}, which is not loopback. Refused.")
+        bound = ipaddress.ip_address(sock.getsockname()[0])
+        if bound != address or bound.is_unspecified:
+            raise CannotStart(f"The system bound {bound}, which is not {address}. Refused.")
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise CannotStart(
                 f"Port {port} on {address} is in use{_by_whom(port)}. Stop that program, or configure another port.",
+                exit_code=EX_UNAVAILABLE,
+            ) from None
+        if error.errno == errno.EADDRNOTAVAIL:  # a network that may come up later, so another start may pass
+            raise CannotStart(
+                f"{address} is no address of this machine now. Bring its network up (for a tailnet: tailscale up), or"
+                " configure another address.",
                 exit_code=EX_UNAVAILABLE,
             ) from None
         raise CannotStart(f"Cannot listen on {address} port {port}: {error.strerror}.") from None

@@ -1,0 +1,138 @@
+"""`baa node`: this machine as a node: install it whole, and check it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from cyclopts import App, Parameter
+
+from baa.api.errors import EX_UNAVAILABLE, CannotStart
+from baa.cli import lines
+from baa.cli.plain import plain
+from baa.cli.service import All, Chosen, ControlBase, DryRun, File, Json, Names, operator
+from baa.http.tokens import ensure_tokens
+from baa.runtime import checks, verify
+from baa.runtime.checks import Line, failed
+from baa.runtime.hosts import Systemd
+
+app = App(
+    name="node",
+    help="""This machine as a node: `baa node install` sets it up whole, `baa node check` says how it is.""",
+    help_format="markdown",
+)
+
+INSTALLED_WAIT_S: Final = 60
+"""Seconds that the programs are given after an install: a lease of a leader that was killed must expire first."""
+
+AGAIN_S: Final = 0.5
+
+Role = Literal["leader", "any"]
+
+
+@app.command
+def check(
+    *,
+    expect_role: Annotated[Role, Parameter(help="What the conductor must be: leader, or any.")] = "any",
+    wait: Annotated[float, Parameter(help="Seconds to look again until all is well.")] = 0,
+    linger_dir: Annotated[Path, Parameter(help="Where systemd notes users that linger.", show=False)] = verify.LINGER,
+    service: Names = (),
+    all_services: All = False,
+    control_api_base: ControlBase = None,
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """Check this node: what is installed, and what the programs answer. Each line says what mends what is wrong.
+
+    conductor is asked for /healthz, /readyz and /rolez, codexd for /healthz and /v1/codexd/status, status-api for
+    /healthz and /v1/status. The exit code is 0 only if nothing failed.
+
+    Example: `baa node check --expect-role leader`
+    """
+    chosen = Chosen(service, all_services, config, control_api_base)
+    return lines.show(look(chosen, expect_role, wait=wait, linger=linger_dir), as_json=json)
+
+
+def look(chosen: Chosen, expect_role: Role, *, wait: float, linger: Path = verify.LINGER) -> list[Line]:
+    """All lines; as long as one fails and `wait` seconds have not passed, anew."""
+    until = time.monotonic() + wait
+    while True:
+        found = checks.static_checks(chosen.config, chosen.services, chosen.host)
+        found += verify.machine_checks(chosen.config, linger=linger)
+        try:
+            found += asyncio.run(verify.live_checks(chosen.config, chosen.services, expect_role=expect_role))
+        except* CannotStart as refused:
+            found.append(Line("fail", "tokens", str(refused.exceptions[0]), "baa service start --service codexd"))
+        if not failed(found) or time.monotonic() >= until:
+            return found
+        time.sleep(AGAIN_S)
+
+
+@app.command
+def install(
+    *,
+    service: Names = (),
+    all_services: All = False,
+    control_api_base: ControlBase = None,
+    config: File = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> int:
+    """Make this machine a node: look at what is needed, write the services, start them, and check that all is well.
+
+    It may be done again. What it did is undone by `baa service uninstall`.
+
+    Example: `baa node install`
+    """
+    chosen = Chosen(service, all_services, config, control_api_base)
+    steps: list[str] = []
+    does = operator(chosen, as_json=json, dry_run=dry_run, steps=steps)
+    needed = prerequisites(chosen)
+    if failed(needed):
+        lines.show(needed, as_json=json)
+        return EX_UNAVAILABLE
+    try:
+        if not dry_run:
+            ensure_tokens(chosen.config.tokens_dir)
+        does.install(chosen.services)
+    except CannotStart as refused:
+        if not json:
+            raise
+        print(msgspec.json.encode({"ok": False, "steps": steps, "error": refused.message}).decode())
+        return refused.exit_code
+    if dry_run:
+        if json:
+            print(msgspec.json.encode({"ok": True, "steps": steps}).decode())
+        return 0
+    if not json:
+        print(plain("check that all is well"), flush=True)
+    return lines.show(look(chosen, "any", wait=INSTALLED_WAIT_S), as_json=json)
+
+
+def prerequisites(chosen: Chosen) -> list[Line]:
+    """What must hold before anything is written."""
+    config, found = chosen.config, [verify.supported()]
+    if isinstance(chosen.host, Systemd):
+        try:
+            chosen.host.reachable()
+            found.append(Line("ok", "service manager", "systemd, as this user's"))
+        except CannotStart as refused:
+            found.append(Line("fail", "service manager", refused.message, "baa up"))
+    for each in chosen.services:
+        match each.name:
+            case "codexd":
+                found.append(checks.child(config))
+                found.append(checks.folder("codexd state folder", config.state_dir, private=True))
+                found.append(checks.tokens(config))
+                found.append(checks.port("codexd address", config.address, "codexd"))
+            case "conductor":
+                found.append(checks.port("conductor address", config.conductor_address, "conductor"))
+            case "status-api":
+                found.append(checks.interface(config))
+                found.append(checks.port("status-api address", config.status_api_address, "status-api"))
+            case _:
+                found.append(checks.folder("worker-runner engine folder", config.engine_file.parent, private=False))
+    return [*found, *verify.machine_checks(config)]

@@ -1,0 +1,1 @@
+"""A node as it is installed: services described, rendered, run by a service manager, and checked."""

@@ -1,0 +1,212 @@
+"""What the services of a node are, and how each service manager is told so. Pure: settings in, text out.
+
+One description, two renderers: systemd user units and launchd property lists.
+"""
+
+from __future__ import annotations
+
+import math
+import plistlib
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from baa.api.errors import CannotStart
+from baa.config import Config
+
+SERVICES: Final = ("conductor", "codexd", "status-api", "worker-runner")
+DEFAULT_SET: Final = ("conductor", "codexd", "status-api")
+MODULES: Final = {
+    "conductor": "baa.conductor",
+    "codexd": "baa.codexd",
+    "status-api": "baa.status_api",
+    "worker-runner": "baa.worker",
+}
+ABOUT: Final = {
+    "conductor": "the task queue's leader of baa-conductor",
+    "codexd": "Codex, hosted by baa-conductor",
+    "status-api": "the read-only view of baa-conductor",
+    "worker-runner": "runs queued tasks of baa-conductor",
+}
+
+DRAIN_MS: Final = 30_000
+"""How long a service lets running turns go on before a stop interrupts them, unless the configuration says more."""
+
+STOP_S: Final = 15
+"""Seconds for the other programs to stop; and for codexd beside its own budget."""
+
+WATCHDOG_S: Final = 30
+RESTART_S: Final = 2
+THROTTLE_S: Final = 10
+FINAL_EXITS: Final = (64, 73, 78)
+"""Exit codes after which another start would fail alike: the settings or the machine must be changed first."""
+
+EX_USAGE: Final = 64
+
+
+class Service(Struct, frozen=True, kw_only=True):
+    """One program as a service; all paths are absolute."""
+
+    name: str
+    about: str
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    logs: Path
+    stop_seconds: int
+
+    @property
+    def unit(self) -> str:
+        """The name of its systemd unit's file."""
+        return f"baa-{self.name}.service"
+
+    @property
+    def label(self) -> str:
+        """Its launchd label; the file's name is this and .plist."""
+        return f"baa-conductor.{self.name}"
+
+
+def chosen(names: Iterable[str], *, all_services: bool) -> tuple[str, ...]:
+    """What `--service` and `--all-services` mean; without either the default set. Raises CannotStart (64)."""
+    asked = tuple(dict.fromkeys(names))
+    unknown = [name for name in asked if name not in SERVICES]
+    if unknown:
+        raise CannotStart(
+            f"There is no service {', '.join(unknown)}. There are: {', '.join(SERVICES)}.", exit_code=EX_USAGE
+        )
+    return SERVICES if all_services else asked or DEFAULT_SET
+
+
+def describe(
+    config: Config,
+    names: Iterable[str],
+    *,
+    python: Path,
+    environ: Mapping[str, str],
+    config_file: Path | None = None,
+) -> tuple[Service, ...]:
+    """The services `names` with this configuration. Of `environ` only PATH and the locale are taken."""
+    return tuple(_service(config, name, python, environ, config_file) for name in names)
+
+
+def as_service(config: Config) -> Config:
+    """The configuration as the services have it: with a drain."""
+    return msgspec.structs.replace(config, drain_ms=config.drain_ms or DRAIN_MS)
+
+
+def _service(config: Config, name: str, python: Path, environ: Mapping[str, str], config_file: Path | None) -> Service:
+    config = as_service(config)
+    environment = {"PATH": environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"), "BAA_HOME": str(config.home)}
+    environment |= {key: environ[key] for key in ("LANG", "LC_ALL") if environ.get(key)}
+    if config_file is not None:
+        environment["BAA_CONFIG"] = str(config_file.absolute())
+    environment["BAA_NODE_ID"] = config.node_id
+    environment |= _settings(config, name)
+    if config.control_api_base:
+        environment["BAA_CONTROL_API_BASE"] = config.control_api_base
+    return Service(
+        name=name,
+        about=ABOUT[name],
+        argv=(str(python), "-P", "-m", MODULES[name]),
+        environment=environment,
+        logs=config.logs_of(name),
+        stop_seconds=math.ceil(config.stop_seconds if name == "codexd" else 0) + STOP_S,
+    )
+
+
+def _settings(config: Config, name: str) -> dict[str, str]:
+    codexd = {
+        "BAA_CODEXD_LOCAL_API_BASE": config.address.url,
+        "BAA_CODEXD_EVENT_STREAM_PATH": config.event_stream_path,
+    }
+    conductor = {"BAA_CONDUCTOR_LOCAL_API_BASE": config.conductor_address.url}
+    engine = {"BAA_ENGINE_URL": f"sqlite://{config.engine_file}"}
+    match name:
+        case "codexd":
+            return codexd | {
+                "BAA_CODEXD_STATE_DIR": str(config.state_dir),
+                "BAA_CODEXD_LOGS_DIR": str(config.logs_dir),
+                "BAA_CODEXD_CODEX_HOME": str(config.codex_home),
+                "BAA_CODEXD_SERVER_COMMAND": config.server_command,
+                "BAA_CODEXD_SERVER_ARGS": shlex.join(config.server_args),
+                "BAA_CODEXD_ORPHAN_MS": str(config.orphan_ms),
+                "BAA_CODEXD_DRAIN_MS": str(config.drain_ms),
+            }
+        case "conductor":
+            return conductor | codexd | engine
+        case "status-api":
+            return {"BAA_STATUS_API_BASE": config.status_api_address.url} | conductor | codexd
+        case _:
+            return engine | {"BAA_WORKER_SLOTS": str(config.worker_slots)}
+
+
+# --- systemd
+
+
+def systemd_unit(service: Service) -> str:
+    """The user unit. `KillMode=process`: the keeper must outlive codexd in a hand-over; a stop leaves none."""
+    environment = "".join(f"Environment={_quoted(f'{key}={value}')}\n" for key, value in service.environment.items())
+    command = " ".join(_quoted(part).replace("$", "$$") for part in service.argv)
+    return f"""\
+[Unit]
+Description={service.about}
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={command}
+{environment}\
+WatchdogSec={WATCHDOG_S}
+Restart=always
+RestartSec={RESTART_S}
+RestartPreventExitStatus={" ".join(map(str, FINAL_EXITS))}
+TimeoutStartSec=90
+TimeoutStopSec={service.stop_seconds}
+KillMode=process
+OOMPolicy=continue
+UMask=0077
+LimitNOFILE=8192
+LimitCORE=0
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def _quoted(text: str) -> str:
+    """As systemd reads one word: in double quotes where needed, with its specifiers made harmless."""
+    if any(ord(char) < 32 for char in text):
+        raise CannotStart(f"{text!r} holds a control character, which no service's description can.")
+    text = text.replace("%", "%%")
+    if text and not any(char in text for char in " \"'\\;"):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# --- launchd
+
+
+def launchd_plist(service: Service) -> bytes:
+    """The LaunchAgent. There is no watchdog in launchd; what a job leaves in its process group is left alone."""
+    output = str(service.logs / f"{service.name}.launchd.log")
+    job: dict[str, Any] = {
+        "Label": service.label,
+        "ProgramArguments": list(service.argv),
+        "EnvironmentVariables": service.environment,
+        "RunAtLoad": True,
+        "KeepAlive": True,
+        "ThrottleInterval": THROTTLE_S,
+        "ExitTimeOut": service.stop_seconds,
+        "AbandonProcessGroup": True,
+        "Umask": 0o077,
+        "ProcessType": "Interactive",
+        "WorkingDirectory": "/",
+        "SoftResourceLimits": {"NumberOfFiles": 8192, "Core": 0},
+        "StandardOutPath": output,
+        "StandardErrorPath": output,
+    }
+    return plistlib.dumps(job, sort_keys=False)

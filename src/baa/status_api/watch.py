@@ -1,0 +1,145 @@
+"""Asks the programs how they are, and keeps what they said last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import httpx2
+import msgspec
+from msgspec import Struct
+
+from baa.api.conductor import Node, Readiness, Role
+from baa.api.errors import CannotStart
+from baa.api.overview import Overview
+from baa.api.status import Status
+from baa.client.discovery import address_of
+from baa.clock import Clock, rfc3339
+from baa.config import Config
+from baa.http.tokens import load_token
+from baa.status_api.view import FromCodexd, FromConductor, Heard, overview
+
+T = TypeVar("T")
+
+ASK_S: Final = 2.5
+"""Seconds for a program's answers. The conductor's /readyz may take 2."""
+
+EVERY_S: Final = 5.0
+FRESH_S: Final = 1.0
+"""An answer to a caller is no older than this, where the programs answer; and they are asked no more often."""
+
+MAX_BYTES: Final = 4 << 20
+
+
+class _Answer(Struct):
+    data: msgspec.Raw
+
+
+class _Failure(Struct):
+    error: dict[str, Any]
+
+
+class _Nodes(Struct):
+    nodes: list[Node]
+
+
+class Watch:
+    """What is known of the node's programs. `stamp`: the monotonic time of the last look."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self.stamp = clock.monotonic()
+        self._looked = float("-inf")
+        self._config = config
+        self._clock = clock
+        self._codexd = Heard()
+        self._conductor = Heard()
+        self._looking = asyncio.Lock()
+        self._http = httpx2.AsyncClient(trust_env=False, timeout=ASK_S)
+
+    async def run(self) -> None:
+        """Look from time to time, until cancelled."""
+        try:
+            while True:
+                await self._look()
+                await asyncio.sleep(EVERY_S)
+        finally:
+            await self._http.aclose()
+
+    async def overview(self, *, with_detail: bool) -> Overview:
+        """How the node is, by a look that is not older than a second."""
+        await self._look()
+        now = rfc3339(self._clock.utc_ms())
+        return overview(self._codexd, self._conductor, now=now, with_detail=with_detail)
+
+    def token(self) -> str | None:
+        """The node's read token; None while there is none that can be used."""
+        try:
+            return load_token(self._config.tokens_dir / "read")
+        except CannotStart:
+            return None
+
+    async def _look(self) -> None:
+        """Ask all programs at once, unless that was done just now. Who comes meanwhile waits for the same look."""
+        async with self._looking:
+            if self._clock.monotonic() - self._looked < FRESH_S:
+                return
+            async with asyncio.TaskGroup() as tasks:
+                codexd = tasks.create_task(self._hear(self._codexd, self._ask_codexd), name="codexd")
+                conductor = tasks.create_task(self._hear(self._conductor, self._ask_conductor), name="conductor")
+            self._codexd, self._conductor = codexd.result(), conductor.result()
+            self._looked = self.stamp = self._clock.monotonic()
+
+    async def _hear(self, last: Heard, ask: Callable[[], Awaitable[Heard]]) -> Heard:
+        try:
+            async with asyncio.timeout(ASK_S):
+                return await ask()
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, msgspec.DecodeError, _Silent) as error:
+            why = str(error) or "it takes too long to answer"
+            return msgspec.structs.replace(last, problem=why)
+
+    async def _ask_codexd(self) -> Heard:
+        status = await self._get("codexd", "/v1/codexd/status", Status)
+        return Heard(at=self._now(), codexd=FromCodexd(status=status), problem=None)
+
+    async def _ask_conductor(self) -> Heard:
+        role = await self._get("conductor", "/rolez", Role)
+        readiness: Readiness | None
+        try:
+            readiness = await self._get("conductor", "/readyz", Readiness)
+        except _Silent as not_ready:
+            readiness = not_ready.readiness
+        token = self.token()
+        nodes = None if token is None else (await self._get("conductor", "/v1/nodes", _Nodes, token)).nodes
+        last = FromConductor(role=role, readiness=readiness, nodes=nodes)
+        return Heard(at=self._now(), conductor=last, problem=None)
+
+    async def _get(self, name: Any, path: str, type_: type[T], token: str | None = None) -> T:
+        address = address_of(self._config, name)
+        if address is None:
+            raise _Silent("it has not said where it listens")
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        answer = await self._http.get(f"{address}{path}", headers=headers)
+        if answer.status_code != 200:
+            raise _Silent(f"{path} answers {answer.status_code}", answer.content)
+        return msgspec.json.decode(msgspec.json.decode(answer.content, type=_Answer).data, type=type_)
+
+    def _now(self) -> str:
+        return rfc3339(self._clock.utc_ms())
+
+
+class _Silent(Exception):
+    """A program gave no answer of use."""
+
+    def __init__(self, why: str, body: bytes = b"") -> None:
+        super().__init__(why)
+        self._body = body
+
+    @property
+    def readiness(self) -> Readiness | None:
+        """What a conductor that is not ready said, if it said so."""
+        try:
+            details = msgspec.json.decode(self._body, type=_Failure).error["details"]
+            return msgspec.convert({"status": "not_ready", **details}, Readiness)
+        except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError):
+            return None
