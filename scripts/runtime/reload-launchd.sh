@@ -1,0 +1,3 @@
+#!/bin/sh
+# Take changed descriptions and programs; running turns go on.
+baa="$(dirname -- "$0")/../../.venv/bin/baa"; [ -x "$baa" ] || baa=baa; exec "$baa" service reload "$@"
