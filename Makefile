@@ -12,7 +12,9 @@ help: ## Say what there is to make
 demo: setup-demo ## Run a real Codex through codexd, kill codexd in mid-turn, see nothing lost (no account needed)
 	@$(BIN)/baa demo $(ARGS)
 
-test: check ## Check, then every other test: contract, fault, end to end
+test: setup-dev ## Check, then every other test: contract, fault, end to end (as root on Debian: installs what they need)
+	@$(BIN)/python scripts/system.py
+	@$(MAKE) --no-print-directory check
 	$(PYTEST) --ignore=tests/unit $(ARGS)
 
 check: setup-dev ## Format, lint, types, import contract, dependencies, unit tests

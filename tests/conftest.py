@@ -1,8 +1,43 @@
+"""What was skipped is said loudly at the end; where CI is set, it is a failure."""
+
 from __future__ import annotations
 
+import os
+from collections import Counter
+from typing import Final
+
 import pytest
+
+FAILED: Final = 1
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
+    """All of ours runs on asyncio."""
     return "asyncio"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what was skipped, by reason; the reason says how to get it."""
+    reasons = _skipped(terminalreporter)
+    if not reasons:
+        return
+    terminalreporter.section("SKIPPED: these tests did not run here", sep="!", red=True)
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count} x {reason}")
+    if os.environ.get("CI"):
+        terminalreporter.line("CI is set: every test must run, so this counts as a failure.", red=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Turn skips into a failure, in the process that has seen all of them."""
+    reporter: pytest.TerminalReporter | None = session.config.pluginmanager.get_plugin("terminalreporter")
+    controls = not hasattr(session.config, "workerinput")
+    if os.environ.get("CI") and controls and reporter is not None and _skipped(reporter) and session.exitstatus == 0:
+        session.exitstatus = FAILED
+
+
+def _skipped(reporter: pytest.TerminalReporter) -> Counter[str]:
+    reports = reporter.stats.get("skipped", [])
+    return Counter(str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else "?" for report in reports)

@@ -201,7 +201,8 @@ def test_up_serves_until_ctrl_c_and_leaves_no_process(machine: Machine) -> None:
         assert httpx2.get(f"{address}/healthz", trust_env=False).json() == {"ok": True, "data": {"status": "ok"}}
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate()
-    assert (process.returncode, stdout, stderr) == (0, "", "")
+    assert (process.returncode, stderr) == (0, "")
+    assert stdout.splitlines()[-1].split() == [stdout.splitlines()[-1].split()[0], "codexd", "stopped"]
     machine.untouched()
 
 
@@ -211,7 +212,7 @@ def test_up_without_any_codex_serves_what_it_knows_and_says_what_to_install(mach
         "BAA_CODEXD_LOCAL_API_BASE": "http://127.0.0.1:0",
         "BAA_CODEXD_SERVER_COMMAND": str(machine.folder / "none"),
     }
-    with machine.start("up", **settings) as process:
+    with machine.start("up", "--service", "codexd", **settings) as process:
         address = until_says(process, "codexd http").split()[1]
         status = httpx2.get(f"{address}/v1/codexd/status", trust_env=False).json()["data"]
         process.send_signal(signal.SIGINT)

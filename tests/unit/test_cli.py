@@ -46,7 +46,7 @@ def test_help_needs_nothing_heavy() -> None:
         (("upp",), 'Unknown command "upp". Did you mean "up"?'),
         (("up", "--bogus"), "Unknown option: --bogus."),
         (("up", "--service"), "--service requires an argument."),
-        (("up", "--service", "conductor", "--service", "codexd"), "There is no service conductor in this release."),
+        (("up", "--service", "conductr", "--service", "codexd"), "There is no service conductr."),
     ],
 )
 def test_a_misuse_is_told_in_plain_lines_with_its_code(arguments: tuple[str, ...], told: str) -> None:
@@ -59,7 +59,7 @@ def test_a_misuse_is_told_in_plain_lines_with_its_code(arguments: tuple[str, ...
 
 
 def test_an_unknown_service_is_told_which_there_are() -> None:
-    assert "There is: codexd." in baa("up", "--service", "worker-runner").stderr
+    assert "There are: conductor, codexd, status-api, worker-runner." in baa("up", "--service", "nope").stderr
 
 
 def test_a_configuration_that_cannot_be_is_refused_with_its_place(tmp_path: Path) -> None:
