@@ -131,7 +131,11 @@ class Guard:
         drives = self._tokens is not None and bears(given, self._tokens.drive)
         reads = self._tokens is not None and bears(given, self._tokens.read)
         if not (drives or reads):
-            raise unauthorized()
+            raise Rejected(
+                Code.UNAUTHORIZED,
+                "Send 'Authorization: Bearer TOKEN'. The tokens are the files read and drive in the folder "
+                "state/tokens below BAA_HOME.",
+            )
         if access == "drive" and not drives:
             raise Rejected(Code.READ_ONLY_TOKEN, "The read token may only look. Use the drive token for this.")
 
@@ -140,15 +144,6 @@ def bears(authorization: list[str], token: str) -> bool:
     """Whether the Authorization fields of a request are one, and bear `token`; compared in constant time."""
     scheme, _, given = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
     return hmac.compare_digest(_digest(given), _digest(token)) and scheme.lower() == "bearer"
-
-
-def unauthorized() -> Rejected:
-    """The refusal of a request that bears no token of this node's."""
-    return Rejected(
-        Code.UNAUTHORIZED,
-        "Send 'Authorization: Bearer TOKEN'. The tokens are the files read and drive in the folder "
-        "state/tokens below BAA_HOME.",
-    )
 
 
 def _check_content(headers: dict[str, list[str]], method: str) -> None:

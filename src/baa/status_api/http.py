@@ -7,9 +7,9 @@ from typing import Final
 
 import structlog
 
-from baa.api.errors import BaaError, Code, Unavailable
+from baa.api.errors import BaaError, Code, Rejected, Unavailable
 from baa.http.envelope import JSON, send_failure, success
-from baa.http.guard import bears, unauthorized
+from baa.http.guard import bears
 from baa.http.limits import App, Receive, Scope, Send
 from baa.http.routes import RouteTable
 from baa.status_api.page import POLICY, page
@@ -54,7 +54,10 @@ def _asks_for_detail(scope: Scope, watch: Watch) -> bool:
         return False
     token = watch.token()
     if token is None or not bears(given, token):
-        raise unauthorized()
+        raise Rejected(
+            Code.UNAUTHORIZED,
+            "This takes no token, or for the detail the node's read token, state/tokens/read below BAA_HOME.",
+        )
     return True
 
 
