@@ -31,7 +31,7 @@ CODEXD_API: Final = "http://127.0.0.1:4319"
 CONDUCTOR_API: Final = "http://127.0.0.1:4317"
 STATUS_API: Final = "http://127.0.0.1:4318"
 
-_PRIVATE: Final = tuple(
+PRIVATE: Final = tuple(
     ipaddress.ip_network(network)
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
@@ -224,7 +224,7 @@ def private_address(base: str, name: str) -> Address:
     """Like `loopback_address`, but a private address of this machine's (such as its tailnet's) passes too."""
     found = _address(base)
     address = None if found is None else ipaddress.ip_address(found.host)
-    if found is None or address is None or not (address.is_loopback or any(address in net for net in _PRIVATE)):
+    if found is None or address is None or not (address.is_loopback or any(address in net for net in PRIVATE)):
         raise CannotStart(
             f"{name} must be http://ADDRESS:PORT with a loopback or a private address (10/8, 172.16/12, 192.168/16,"
             f" 100.64/10, fc00::/7), and is {base!r}: it is not for the whole world."

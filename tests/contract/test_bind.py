@@ -35,6 +35,18 @@ def test_only_loopback_is_bound(host: str) -> None:
     assert caught.value.exit_code == EX_CONFIG
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "8.8.8.8", "169.254.1.1", "127.0.0.2", "2001:db8::1", "example"])
+def test_what_may_be_seen_beyond_loopback_is_private_all_the_same(host: str) -> None:
+    with pytest.raises(CannotStart, match="not a loopback address"):
+        bind(host, 0, beyond_loopback=True)
+
+
+def test_an_address_that_this_machine_has_not_may_come_later() -> None:
+    with pytest.raises(CannotStart, match=r"100\.64\.3\.2 is no address of this machine now") as caught:
+        bind("100.64.3.2", 0, beyond_loopback=True)
+    assert caught.value.exit_code == EX_UNAVAILABLE
+
+
 def test_the_bound_address_is_told_as_clients_write_it() -> None:
     with bind("localhost", 0) as sock:
         assert base_url(sock) == f"http://127.0.0.1:{sock.getsockname()[1]}"

@@ -24,6 +24,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from baa.api.errors import EX_CONFIG, EX_UNAVAILABLE, CannotStart, Code, Rejected
+from baa.config import PRIVATE
 from baa.http.envelope import JSON, failure
 from baa.http.guard import SECURITY_HEADERS
 from baa.http.limits import (
@@ -56,23 +57,21 @@ _MALFORMED_ANSWER: Final = b"".join(
         _MALFORMED,
     ]
 )
-_SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
-"""RFC 6598: what tailnets use, and Python does not call private."""
-
 _WS_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
 def bind(host: str, port: int, *, beyond_loopback: bool = False) -> socket.socket:
     """A listening socket on 127.0.0.1 or ::1 (`localhost` is the first); port 0 takes a free one.
 
-    `beyond_loopback`: on exactly the address given, which the caller has found to be private. Raises CannotStart.
+    `beyond_loopback`: a private address of this machine's will do too. Raises CannotStart.
     """
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
         address = None
     loopback = address in (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
-    if address is None or not (loopback or (beyond_loopback and address.is_private | (address in _SHARED))):
+    private = address is not None and any(address in network for network in PRIVATE)
+    if address is None or not (loopback or (beyond_loopback and private)):
         raise CannotStart(
             f"{host} is not a loopback address. Use 127.0.0.1 or ::1; to be reached from elsewhere, put a proxy such "
             "as 'tailscale serve' in front and name its host in allowedHosts.",
@@ -87,7 +86,7 @@ def bind(host: str, port: int, *, beyond_loopback: bool = False) -> socket.socke
         sock.bind((str(address), port))
         sock.listen(BACKLOG)
         bound = ipaddress.ip_address(sock.getsockname()[0])
-        if bound != address or bound.is_unspecified:
+        if bound != address:
             raise CannotStart(f"The system bound {bound}, which is not {address}. Refused.")
     except OSError as error:
         sock.close()

@@ -147,9 +147,18 @@ def _settings(config: Config, name: str) -> dict[str, str]:
 
 
 def systemd_unit(service: Service) -> str:
-    """The user unit. `KillMode=process`: the keeper must outlive codexd in a hand-over; a stop leaves none."""
+    """The user unit. `KillMode=process`: the keeper must outlive codexd in a hand-over; a stop leaves none.
+
+    Raises CannotStart for what no unit can say.
+    """
+    if any(char in service.argv[0] for char in "'\"\\"):
+        raise CannotStart(
+            f"systemd runs no program with a quote or a backslash in its path: {service.argv[0]}. Move it."
+        )
     environment = "".join(f"Environment={_quoted(f'{key}={value}')}\n" for key, value in service.environment.items())
-    command = " ".join(_quoted(part).replace("$", "$$") for part in service.argv)
+    program, *arguments = map(_quoted, service.argv)
+    # systemd looks for variables in every word but the first.
+    command = " ".join((program, *(argument.replace("$", "$$") for argument in arguments)))
     return f"""\
 [Unit]
 Description={service.about}
