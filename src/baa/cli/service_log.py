@@ -46,7 +46,7 @@ def show(files: Mapping[str, Path], *, number: int, follow: bool, as_json: bool)
             raise CannotStart(f"There is no log yet: {missing}. Start the programs: baa service start", exit_code=66)
         last = [(line, program) for program, file in opened.items() for line in deque(file, maxlen=max(0, number))]
         for line, program in sorted(last, key=_time):
-            print(line.rstrip() if as_json else readable(program, line))
+            print(line.rstrip() if as_json else readable(program, line), flush=True)
         while follow:
             new = [(line, program) for program, file in opened.items() for line in _more(file)]
             for line, program in sorted(new, key=_time):
@@ -58,7 +58,9 @@ def show(files: Mapping[str, Path], *, number: int, follow: bool, as_json: bool)
 
 
 def _time(entry: tuple[str, str]) -> str:
-    return entry[0].rpartition('"at":"')[2]
+    """When it was written; what does not say goes first."""
+    _, found, rest = entry[0].rpartition('"at":"')
+    return rest if found else ""
 
 
 def _more(file: TextIO) -> Iterator[str]:

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
+from xml.parsers.expat import ExpatError
 
 import psutil
 from msgspec import Struct
@@ -105,7 +106,7 @@ def _settings(description: bytes) -> tuple[dict[str, str], Any] | None:
     try:
         job: dict[str, Any] = plistlib.loads(description)
         variables = job.pop("EnvironmentVariables", {})
-    except (plistlib.InvalidFileException, ValueError, AttributeError):
+    except (plistlib.InvalidFileException, ExpatError, ValueError, AttributeError):
         return None
     return dict(variables), job
 
