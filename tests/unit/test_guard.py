@@ -367,3 +367,23 @@ def test_the_lifespan_is_the_applications_own(door: Door) -> None:
     asyncio.run(door.guard({"type": "lifespan"}, never, never))
 
     assert door.reached == [{"type": "lifespan"}]
+
+
+def test_a_program_with_pages_lets_its_own_be_looked_at_again_and_no_other_page(door: Door) -> None:
+    pages = Door()
+    pages.guard = Guard(
+        pages._app,
+        program="status-api",
+        allowed_hosts=loopback_hosts(PORT),
+        routes=lambda kind, method, path: ROUTES.get((kind, method, path)),
+        tokens=None,
+        has_pages=True,
+    )
+    again: Headers = [(b"sec-fetch-site", b"same-origin")]
+    assert door.knock(path="/open", headers=[GOOD_HOST, *again]) == 403
+    assert pages.knock(path="/open", headers=[GOOD_HOST, *again]) == 200
+    for bad in BAD_ORIGINS:
+        if bad != again:
+            assert pages.knock(path="/open", headers=[GOOD_HOST, *bad]) == 403
+    for auth in (*GOOD_AUTH, *BAD_AUTH):
+        assert pages.knock(path="/read", headers=[GOOD_HOST, *auth]) == 401, "it has no token to compare"

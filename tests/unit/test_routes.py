@@ -113,3 +113,20 @@ def test_the_handlers_of_an_application_are_routes_if_they_say_who_may_use_them(
     assert routes("http", "GET", "/things/7") == "read"
     assert routes("http", "GET", "/forgotten") is None
     assert routes("http", "OPTIONS", "/open") is None
+
+
+def test_what_lies_below_a_prefix_is_for_another_guard_to_judge(table: RouteTable) -> None:
+    table.add_prefix("/v1/codexd/", "open")
+    below: list[tuple[Kind, str, str]] = [
+        ("http", "DELETE", "/v1/codexd/anything/at/all"),
+        ("http", "GET", "/v1/codexd//"),
+        ("websocket", "GET", "/v1/codexd/events"),
+    ]
+    assert [table(*route) for route in below] == ["open"] * 3
+    beside: list[tuple[Kind, str, str]] = [
+        ("http", "GET", "/v1/codexd"),
+        ("http", "GET", "/v1/codexdx/status"),
+        ("http", "GET", "/x/v1/codexd/status"),
+    ]
+    assert [table(*route) for route in beside] == [None] * 3
+    assert table("http", "GET", "/v1/sessions") == "read", "what is named stands before it"
