@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from baa.scripted import Hold, Say, ScriptedModel, when
 from tests.support.keeper_client import alive
-from tests.support.node import Json, Node, within
+from tests.support.node import PATIENCE_SECONDS, Json, Node, within
 from tests.support.oracle import deltas, numbered
 from tests.support.programs import Program
 
@@ -274,6 +274,34 @@ async def test_a_codexd_that_dies_ends_streams_and_is_met_again(house: House) ->
     assert (await conductor.ask("GET", "/v1/codexd/status")).status_code == 200
     async with await websocket(conductor.address, "", token) as again:
         assert json.loads(await again.recv())["type"] == "hello"
+
+
+async def test_a_codexd_that_is_frozen_does_not_hold_up_readyz(house: House) -> None:
+    node, conductor, _ = house
+    node.signal(signal.SIGSTOP)
+    try:
+        answer = await within(conductor.ask("GET", "/readyz"))
+    finally:
+        node.signal(signal.SIGCONT)
+    assert answer.status_code == 503
+    assert "codexd does not answer" in answer.json()["error"]["message"]
+
+
+async def test_an_answer_that_codexd_died_under_is_none_at_all(house: House) -> None:
+    node, conductor, model = house
+    turn_id = await node.turn(await node.session(), "held")
+    async with asyncio.TaskGroup() as tasks:
+        path = f"/v1/codexd/turn/{turn_id}?waitMs=60000"
+        asking = tasks.create_task(conductor.ask("GET", path, token=node.token("read")))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not deltas(await node.events(), turn_id):
+                pass
+        await node.kill()
+    assert asking.result().status_code == 503
+    assert asking.result().json()["error"]["code"] == "codexd_unavailable"
+    await node.start()
+    model.release("held")
+    assert (await node.end_of_turn(turn_id))["status"] == "completed"
 
 
 async def test_a_caller_that_leaves_frees_codexds_side(house: House) -> None:

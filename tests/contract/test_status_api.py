@@ -73,7 +73,8 @@ async def test_alone_it_says_that_nothing_is_known(tmp_path: Path) -> None:
         told = await api.get("/v1/status")
         assert (told["stale"], told["codexd"]["state"], told["conductor"]["state"]) == (True, "unknown", "unknown")
         assert told["counts"] is None
-        assert not (tmp_path / "baa" / "state").exists(), "it makes no folder of the other programs'"
+        left = {path.name for path in (tmp_path / "baa" / "state").iterdir()}
+        assert left == {"endpoint.json", "endpoint.lock"}, "it makes nothing of the other programs'"
         refused = await api.ask("GET", "/v1/status", token="t" * 43)
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "unauthorized")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from baa.runtime.services import Service, systemd_unit
+from baa import config
+from baa.runtime.services import SERVICES, Service, describe, systemd_unit
 
 pytestmark = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="no systemd-analyze: apt-get install systemd"
@@ -39,7 +41,15 @@ def service(python: str) -> Service:
     )
 
 
-def test_a_unit_passes_with_no_word_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_unit_passes_with_no_word_said(tmp_path: Path, name: str) -> None:
+    loaded = config.load(Path("/dev/null"), {"BAA_HOME": str(tmp_path)})
+    (rendered,) = describe(loaded, (name,), python=Path(sys.executable), environ=os.environ)
+    done = verified(tmp_path, systemd_unit(rendered))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_odd_settings_pass_too(tmp_path: Path) -> None:
     done = verified(tmp_path, systemd_unit(service("/bin/sh")))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 

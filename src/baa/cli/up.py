@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -171,7 +172,11 @@ class Foreground:
         self._print(json.dumps({"program": "baa", "event": what}), f"{'':12}  {'baa':13}  {what}")
 
     def _print(self, as_json: str, as_text: str) -> None:
-        print(as_json if self._as_json else as_text, flush=True)
+        try:
+            print(as_json if self._as_json else as_text, flush=True)
+        except BrokenPipeError:  # whoever read this is gone, and so is the foreground that it was started in
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._stopping.set()
 
 
 def _how(code: int) -> str:

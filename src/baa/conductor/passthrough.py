@@ -168,6 +168,7 @@ async def _websocket(address: str, scope: Scope, receive: Receive, send: Send) -
             compression=None,
             max_size=None,
             open_timeout=CONNECT_S,
+            close_timeout=CONNECT_S,
             ping_interval=None,
             proxy=None,
             user_agent_header=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
@@ -173,6 +174,11 @@ class Launchd:
         """Unload it: a job that is kept alive is stopped in no other way."""
         if self._loaded(service):
             self._launchctl("bootout", f"{self._domain}/{service.label}")
+        until = (
+            time.monotonic() + service.stop_seconds
+        )  # bootout does not wait, and what goes on cannot be loaded again
+        while self._loaded(service) and time.monotonic() < until:
+            time.sleep(0.1)
 
     def restart(self, service: Service) -> None:
         """Unload and load, so that a changed description counts."""

@@ -84,11 +84,13 @@ class Operator:
         for service in services:
             self._must_be_installed(service)
             self._start(service)
+        self._tell("To undo this: baa service stop")
 
     def stop(self, services: Iterable[Service]) -> None:
         """Stop the services. What a crash of codexd had left running is ended too."""
         for service in services:
             self._stop(service)
+        self._tell("To undo this: baa service start (without it they start again with the next login)")
 
     def _must_be_installed(self, service: Service) -> None:
         if not self._host.path(service).exists():

@@ -8,7 +8,6 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -34,6 +33,7 @@ _log = structlog.get_logger("status-api")
 async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> None:
     """Run status-api until it is told to stop; `on_started` is given its address. Raises CannotStart."""
     clock = SystemClock()
+    config.endpoint_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     sock = _bind(config)
     watch = Watch(config, clock)
 
@@ -49,9 +49,8 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
         looking = tasks.create_task(watch.run(), name="watch")
         tasks.create_task(server.serve(), name="http")
         await server.started.wait()
-        with suppress(OSError):  # it writes nothing but this, and a folder that is not there yet is codexd's to make
-            started = Program(address, os.getpid(), f"sta_{secrets.token_hex(8)}", rfc3339(clock.utc_ms()))
-            published.publish(config.endpoint_file, "status_api", started)
+        started = Program(address, os.getpid(), f"sta_{secrets.token_hex(8)}", rfc3339(clock.utc_ms()))
+        published.publish(config.endpoint_file, "status_api", started)
         watching = tasks.create_task(notify.watch(healthy), name="watchdog")
         _log.info("serving", address=address)
         on_started(address)
