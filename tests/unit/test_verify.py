@@ -8,13 +8,20 @@ from pathlib import Path
 import pytest
 
 from baa import config
+from baa.http.ports import Holder
+from baa.http.tokens import ensure_tokens
 from baa.runtime import verify
 from baa.runtime.checks import Line
-from baa.runtime.verify import Answer, Holder
+from baa.runtime.services import describe
+from baa.runtime.verify import Answer
 
 CONFIG = config.load(Path("/dev/null"), {"BAA_HOME": "/home/you/baa"})
 AT = "http://127.0.0.1:4319"
 SILENT = Answer(why="nobody listens there")
+
+
+def own(name: str) -> Holder:
+    return Holder(told="python (pid 7)", pid=7, argv=("python", "-m", f"baa.{name.replace('-', '_')}"))
 
 
 def answers(name: str, **given: Answer) -> dict[tuple[str, str], Answer]:
@@ -32,32 +39,33 @@ def test_nothing_but_the_probes_of_the_contract_is_asked() -> None:
 
 @pytest.mark.parametrize("name", verify.PATHS)
 def test_a_program_that_answers_has_a_line_for_each_probe(name: str) -> None:
-    lines = verify.program(name, AT, answers(name), Holder(itself=True, pid=7))
+    lines = verify.program(name, AT, answers(name), own(name))
     assert [(line.level, line.name) for line in lines] == [("ok", f"{name} {path}") for path in verify.PATHS[name]]
 
 
 def test_a_program_that_is_not_on_its_port_is_one_line() -> None:
-    (line,) = verify.program("codexd", AT, answers("codexd", healthz=SILENT), Holder())
+    (line,) = verify.program("codexd", AT, answers("codexd", healthz=SILENT), None)
     assert line.level == "fail"
     assert line.evidence == f"codexd is not on its port: {AT}: nobody listens there"
     assert line.cure == "baa service start --service codexd"
 
 
 def test_a_port_held_by_another_program_names_it() -> None:
-    (line,) = verify.program("codexd", AT, answers("codexd"), Holder(other="nginx (pid 7)", pid=7))
+    (line,) = verify.program("codexd", AT, answers("codexd"), Holder(told="nginx (pid 7)", pid=7))
     assert line.level == "fail"
     assert line.evidence == f"{AT} is held by another program: nginx (pid 7)"
     assert "kill 7" in str(line.cure)
+    (line,) = verify.program("codexd", AT, answers("codexd"), Holder(told="one of another user's"))
+    assert line.evidence == f"{AT} is held by another program: one of another user's"
+    assert "as root" in str(line.cure)
 
 
 def test_a_program_that_hangs_or_is_not_ready_says_so() -> None:
-    (healthz, status) = verify.program(
-        "codexd", AT, answers("codexd", healthz=Answer(why="timed out")), Holder(itself=True)
-    )
+    (healthz, status) = verify.program("codexd", AT, answers("codexd", healthz=Answer(why="timed out")), own("codexd"))
     assert (healthz.level, status.level) == ("fail", "ok")
     assert "timed out" in healthz.evidence
     not_ready = Answer(status=503, data={"code": "not_ready", "message": "codexd does not answer. Start it."})
-    lines = verify.program("conductor", AT, answers("conductor", readyz=not_ready), Holder(itself=True))
+    lines = verify.program("conductor", AT, answers("conductor", readyz=not_ready), own("conductor"))
     (line,) = [line for line in lines if line.level == "fail"]
     assert line.evidence.endswith("answers 503: codexd does not answer. Start it.")
 
@@ -138,3 +146,18 @@ def test_a_user_that_does_not_linger_is_told_how(tmp_path: Path) -> None:
 def test_the_python_must_be_new_enough() -> None:
     assert verify.supported((3, 10, 9)) == Line("fail", "Python", "3.10.9 is too old", "install Python 3.11 or newer")
     assert verify.supported().level == "ok"
+
+
+async def test_tokens_that_must_not_be_used_are_a_line_of_the_workers_and_take_no_other_line_away(
+    tmp_path: Path,
+) -> None:
+    home = config.load(
+        Path("/dev/null"), {"BAA_HOME": str(tmp_path), "BAA_CODEXD_LOCAL_API_BASE": "http://127.0.0.1:0"}
+    )
+    ensure_tokens(home.tokens_dir)
+    (home.tokens_dir / "read").chmod(0o644)
+    services = describe(home, ("codexd", "worker-runner"), python=Path("/bin/python"), environ={})
+    codexd, worker = await verify.live_checks(home, services)
+    assert (codexd.level, codexd.name) == ("fail", "codexd port")
+    assert (worker.level, worker.name) == ("fail", "worker-runner")
+    assert "has mode 0644" in worker.evidence

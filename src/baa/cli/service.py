@@ -22,6 +22,7 @@ from baa.runtime.checks import static_checks
 from baa.runtime.hosts import Host, Launchd, Systemd, this_host
 from baa.runtime.operate import Operator
 from baa.runtime.services import Service
+from baa.runtime.verify import PATHS
 
 app = App(
     name="service",
@@ -32,12 +33,6 @@ Without `--service` the default set is meant: conductor, codexd and status-api. 
     help_format="markdown",
 )
 
-PROBES: Final = {
-    "conductor": ("/healthz", "/readyz", "/rolez"),
-    "codexd": ("/healthz", "/v1/codexd/status"),
-    "status-api": ("/healthz", "/v1/status"),
-    "worker-runner": (),
-}
 PROBE_S: Final = 2.0
 
 Names: TypeAlias = Annotated[
@@ -258,7 +253,7 @@ def status(
     told: dict[str, Any] = {}
     for each in chosen.services:
         state = chosen.host.state(each)
-        http = {} if skip_http else {path: _probe(chosen.config, each.name, path) for path in PROBES[each.name]}
+        http = {} if skip_http else {path: _probe(chosen.config, each.name, path) for path in PATHS.get(each.name, ())}
         told[each.name] = {"manager": state, "http": http}
         if json:
             continue

@@ -136,6 +136,8 @@ class Foreground:
             *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, limit=LINE_BYTES
         )
         self._running[name] = process
+        if self._stopping.is_set():  # whoever stopped all found nothing to stop yet
+            self._end(name)
         assert process.stdout is not None
         assert process.stderr is not None
         try:

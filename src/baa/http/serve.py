@@ -92,7 +92,8 @@ def bind(host: str, port: int, *, beyond_loopback: bool = False) -> socket.socke
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise CannotStart(
-                f"Port {port} on {address} is in use{_by_whom(port)}. Stop that program, or configure another port.",
+                f"Port {port} on {address} is in use{_by_whom(str(address), port)}. Stop that program, or configure"
+                " another port.",
                 exit_code=EX_UNAVAILABLE,
             ) from None
         if error.errno == errno.EADDRNOTAVAIL:  # a network that may come up later, so another start may pass
@@ -114,18 +115,12 @@ def base_url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _by_whom(port: int) -> str:
+def _by_whom(host: str, port: int) -> str:
     """ " by NAME (pid N)" where the system tells: on macOS only root may ask."""
-    import psutil  # Only for this message.
+    from baa.http.ports import holder_of  # psutil, only for this message
 
-    try:
-        for connection in psutil.net_connections("tcp"):
-            here = connection.laddr and connection.laddr.port == port
-            if here and connection.status == psutil.CONN_LISTEN and connection.pid:
-                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    except (psutil.Error, OSError):
-        return ""
-    return ""
+    holder = holder_of(host, port)
+    return "" if holder is None else f" by {holder.told}"
 
 
 class HttpServer:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from baa import codex
 from baa.api.errors import CannotStart
 from baa.config import Address, Config
+from baa.http.ports import Holder, holder_of
 from baa.http.tokens import load_tokens
 from baa.runtime.hosts import Host
 from baa.runtime.services import MODULES, Service
@@ -122,41 +123,18 @@ def port(name: str, address: Address, service: str) -> Line:
     """Whether the port is free, or held by the service itself."""
     if address.port == 0:
         return Line("fail", name, "port 0 is taken anew at each start", "configure a port for an installed service")
-    holder = listener(address.port)
+    holder = holder_of(address.host, address.port)
     if holder is None:
         return Line("ok", name, f"{address.url}, free")
     if is_service(holder, service):
         return Line("ok", name, f"{address.url}, held by {service} (pid {holder.pid})")
-    cure = f"stop that program (kill {holder.pid}), or configure another port"
-    return Line("fail", name, f"port {address.port} is held by another program: {told(holder)}", cure)
+    cure = f"{holder.cure}, or configure another port"
+    return Line("fail", name, f"port {address.port} is held by another program: {holder.told}", cure)
 
 
-def listener(number: int) -> psutil.Process | None:
-    """The process that listens on a TCP port of this machine; None if there is none or the system does not tell."""
-    try:
-        for connection in psutil.net_connections("tcp"):
-            here = connection.laddr and connection.laddr.port == number
-            if here and connection.status == psutil.CONN_LISTEN and connection.pid:
-                return psutil.Process(connection.pid)
-    except (psutil.Error, OSError):
-        return None
-    return None
-
-
-def is_service(process: psutil.Process, service: str) -> bool:
-    """Whether `process` is the program of `service`."""
-    try:
-        return MODULES[service] in process.cmdline()
-    except psutil.Error:
-        return False
-
-
-def told(process: psutil.Process) -> str:
-    """A process in words."""
-    try:
-        return f"{process.name()} (pid {process.pid})"
-    except psutil.Error:
-        return f"pid {process.pid}"
+def is_service(holder: Holder, service: str) -> bool:
+    """Whether that process is the program of `service`."""
+    return MODULES[service] in holder.argv
 
 
 def interface(config: Config) -> Line:

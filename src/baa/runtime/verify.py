@@ -16,10 +16,12 @@ import httpx2
 import msgspec
 from msgspec import Struct
 
+from baa.api.errors import CannotStart
 from baa.client.discovery import address_of
 from baa.config import Config
+from baa.http.ports import Holder, holder_of
 from baa.http.tokens import load_token
-from baa.runtime.checks import Line, is_service, listener, told
+from baa.runtime.checks import Line, is_service
 from baa.runtime.services import Service
 
 PROBE_S: Final = 3.0
@@ -31,8 +33,8 @@ DISK_WARN: Final = 5 * 1024**3
 LINGER: Final = Path("/var/lib/systemd/linger")
 """A file for each user whose services outlive the login (`loginctl enable-linger`)."""
 
-EARLIEST: Final = datetime(2026, 11, 1, tzinfo=UTC)
-"""No clock that is right says less: this release is younger."""
+EARLIEST: Final = datetime(2026, 3, 23, tzinfo=UTC)
+"""No clock that is right says less: nothing of this is older than the commit that it began with."""
 
 PATHS: Final = {
     "conductor": ("/healthz", "/readyz", "/rolez"),
@@ -48,14 +50,6 @@ class Answer(Struct, frozen=True, kw_only=True):
     status: int = 0
     data: dict[str, Any] = {}
     why: str = ""
-
-
-class Holder(Struct, frozen=True, kw_only=True):
-    """Who listens on a program's port: nobody, the program itself, or another, in words."""
-
-    itself: bool = False
-    other: str | None = None
-    pid: int | None = None
 
 
 async def live_checks(config: Config, services: Iterable[Service], *, expect_role: str = "any") -> list[Line]:
@@ -112,7 +106,10 @@ async def _ask(http: httpx2.AsyncClient, address: str | None, path: str, token: 
 
 
 async def _nodes(http: httpx2.AsyncClient, config: Config) -> Answer:
-    token = await asyncio.to_thread(load_token, config.tokens_dir / "read")
+    try:
+        token = await asyncio.to_thread(load_token, config.tokens_dir / "read")
+    except CannotStart as unusable:
+        return Answer(why=unusable.message)
     return await _ask(http, address_of(config, "conductor"), "/v1/nodes", token)
 
 
@@ -120,29 +117,26 @@ def _address(config: Config, name: str) -> str | None:
     return address_of(config, "status_api" if name == "status-api" else name)  # type: ignore[arg-type]
 
 
-def _holder(config: Config, name: str) -> Holder:
+def _holder(config: Config, name: str) -> Holder | None:
     configured = {"codexd": config.address, "conductor": config.conductor_address}
     address = configured.get(name, config.status_api_address)
-    process = None if address.port == 0 else listener(address.port)
-    if process is None:
-        return Holder()
-    if is_service(process, name):
-        return Holder(itself=True, pid=process.pid)
-    return Holder(other=told(process), pid=process.pid)
+    return None if address.port == 0 else holder_of(address.host, address.port)
 
 
 # --- deciding, pure
 
 
-def program(name: str, address: str | None, answers: dict[tuple[str, str], Answer], holder: Holder) -> list[Line]:
-    """What the answers of one program mean."""
+def program(
+    name: str, address: str | None, answers: dict[tuple[str, str], Answer], holder: Holder | None
+) -> list[Line]:
+    """What the answers of one program mean; `holder`: who listens on its port."""
     where = address or "an unknown port"
-    if holder.other is not None:
-        cure = f"stop that program (kill {holder.pid}), or configure another port, then baa service restart"
-        return [Line("fail", f"{name} port", f"{where} is held by another program: {holder.other}", cure)]
+    if holder is not None and not is_service(holder, name):
+        cure = f"{holder.cure}, or configure another port, then baa service restart"
+        return [Line("fail", f"{name} port", f"{where} is held by another program: {holder.told}", cure)]
     start = f"baa service start --service {name}"
     healthz = answers[name, "/healthz"]
-    if healthz.status == 0 and not holder.itself:
+    if healthz.status == 0 and holder is None:
         return [Line("fail", f"{name} port", f"{name} is not on its port: {where}: {healthz.why}", start)]
     return [_answered(name, path, where, answers[name, path]) for path in PATHS[name]]
 
@@ -240,7 +234,7 @@ def clock(now: datetime) -> Line:
     shown = now.strftime("%Y-%m-%d %H:%M:%S UTC")
     if now < EARLIEST:
         return Line(
-            "fail", "clock", f"{shown} is before this release was made", "set the clock: timedatectl set-ntp true"
+            "fail", "clock", f"{shown} is before any of this was written", "set the clock: timedatectl set-ntp true"
         )
     return Line("ok", "clock", shown)
 
