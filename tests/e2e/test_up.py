@@ -187,3 +187,20 @@ def test_a_second_signal_hurries(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
         assert process.wait() == 0
         assert up.left() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which signals a process handles")
+def test_a_signal_that_comes_while_programs_are_being_started_stops_them_too(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    with up.running() as process:
+
+        def handles_it() -> bool:
+            """Python itself does not handle SIGTERM, so this is later than its own start, and before any program's."""
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            handled = int(status.partition("SigCgt:")[2].split()[0], 16)
+            return bool(handled >> (signal.SIGTERM - 1) & 1)
+
+        wait_until(handles_it)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert up.left() == []
