@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
+import apsw
 import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -25,6 +29,7 @@ pytestmark = pytest.mark.timeout(150)
 SCENARIOS = (
     when("plain", Say("Fine.")),
     when("held", (Say.numbered(20), Hold("held"), Say.numbered(20, start=20))),
+    when("flood", Say.numbered(20_000)),
 )
 
 
@@ -285,6 +290,53 @@ async def test_a_codexd_that_is_frozen_does_not_hold_up_readyz(house: House) -> 
         node.signal(signal.SIGCONT)
     assert answer.status_code == 503
     assert "codexd does not answer" in answer.json()["error"]["message"]
+
+
+async def test_an_engine_that_hangs_holds_up_no_answer_and_costs_the_lead(house: House) -> None:
+    """Another process holds the file's write lock, and does not let go of it."""
+    node, conductor, _ = house
+    await node.child()
+    await conductor.becomes("/readyz", lambda data: data["status"] == "ready")
+    outside = apsw.Connection(str(node.home / "state" / "engine.sqlite3"))
+    outside.execute("BEGIN EXCLUSIVE")
+    error = (await within(conductor.ask("GET", "/readyz"))).json()["error"]
+    assert (error["details"]["engine"]["ok"], error["details"]["codexd"]["ok"]) == (False, True)
+    assert "engine.sqlite3 cannot be written: it takes too long" in error["message"]
+    answer = await within(conductor.ask("GET", "/v1/nodes", token=conductor.token()))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    role = await conductor.becomes("/rolez", lambda data: data["role"] == "standby")
+    assert role["leaderId"] is None
+    outside.execute("ROLLBACK")
+    outside.close()
+    await conductor.becomes("/rolez", lambda data: data["role"] == "leader")
+    assert (await conductor.get("/readyz"))["engine"]["ok"]
+
+
+async def test_a_caller_that_is_cut_off_under_a_flood_is_no_fault_of_anybodys(house: House) -> None:
+    """Both ends of the passthrough wait for room to write when the connection is reset."""
+    node, conductor, _ = house
+    await node.play(await node.session(), "flood")
+    for address in (conductor.address, node.address):
+        parts = urlsplit(address)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a close is a reset
+        writer.write(handshake(parts.netloc, "/v1/codexd/events?after=0", node.token("read")))
+        assert b"101 " in await within(reader.readline())
+        await within(reader.readuntil(b'"hello"'))
+        writer.transport.abort()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await node.status())["counts"]["subscribers"]:
+                pass
+    for log in (conductor.log, node.log):
+        assert "Exception in ASGI application" not in log
+
+
+def handshake(host: str, path: str, token: str) -> bytes:
+    fields = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Host: {host}")
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    return "\r\n".join((f"GET {path} HTTP/1.1", *fields, key, f"Authorization: Bearer {token}", "", "")).encode()
 
 
 async def test_an_answer_that_codexd_died_under_is_none_at_all(house: House) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
+import apsw
 import pytest
 
 from baa.http.tokens import ensure_tokens
@@ -65,6 +66,20 @@ async def test_it_says_how_the_node_is_and_keeps_what_it_knew(house: House) -> N
 
     assert await conductor.stop() == (0, "")
     assert (await api.becomes("/v1/status", lambda data: data["stale"]))["conductor"]["role"] == "leader"
+
+
+async def test_a_conductor_whose_engine_hangs_is_still_heard(house: House) -> None:
+    node, _, api = house
+    await api.becomes("/v1/status", lambda data: fresh(data) and data["conductor"]["state"] == "ready")
+    outside = apsw.Connection(str(node.home / "state" / "engine.sqlite3"))
+    outside.execute("BEGIN EXCLUSIVE")
+    told = await api.becomes("/v1/status", lambda data: data["conductor"]["state"] == "not_ready")
+    assert (told["conductor"]["stale"], told["nodes"]) == (False, None)
+    detail = await api.becomes("/v1/status", lambda data: data["detail"]["readiness"], token=node.token("read"))
+    assert not detail["detail"]["readiness"]["engine"]["ok"]
+    outside.execute("ROLLBACK")
+    outside.close()
+    await api.becomes("/v1/status", lambda data: fresh(data) and data["conductor"]["state"] == "ready")
 
 
 async def test_alone_it_says_that_nothing_is_known(tmp_path: Path) -> None:
@@ -166,7 +181,7 @@ for path, host in (("/v1/status", None), ("/", None), ("/v1/status", "localhost:
     print(httpx2.get("http://{PRIVATE}:4318" + path, headers=headers, trust_env=False).status_code)'
         kill $served; wait $served
     """
-    command = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside]
+    command = [*systemd.NAMESPACES, "--net", "sh", "-c", inside]
     done = subprocess.run(
         command, env=program.environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,12 +24,15 @@ from tests.support.node import Node, until
 SYSTEMD: Final = Path("/lib/systemd/systemd")
 NEEDED: Final = ("systemctl", "unshare", "nsenter")
 CALL_S: Final = 150
+NAMESPACES: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 INSIDE: Final = (
-    "mount -t tmpfs tmpfs /run/systemd && mkdir /run/systemd/system && { /lib/systemd/systemd --user & wait; }"
+    "mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd && mkdir /run/systemd/system"
+    " && { /lib/systemd/systemd --user & wait; }"
 )
 """The shell stays the first process of the namespace: a systemd that is the first believes that it runs the machine."""
 
 
+@cache
 def missing() -> str | None:
     """Why there can be none here, and how to get it; None if there can."""
     if sys.platform != "linux":
@@ -36,7 +40,10 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "making namespaces for a systemd of its own takes root: run the tests as root"
     absent = [name for name in NEEDED if shutil.which(name) is None] + ([] if SYSTEMD.exists() else [str(SYSTEMD)])
-    return f"not here: {', '.join(absent)}; apt-get install systemd util-linux" if absent else None
+    if absent:
+        return f"not here: {', '.join(absent)}; apt-get install systemd util-linux"
+    refused = subprocess.run([*NAMESPACES, "true"], capture_output=True, text=True, check=False).stderr.strip()
+    return f"this container may make no namespaces ({refused}): give it CAP_SYS_ADMIN" if refused else None
 
 
 def free_ports(count: int) -> list[int]:
@@ -58,7 +65,7 @@ class UserSystemd:
         self.environment = {**environment, "XDG_RUNTIME_DIR": self._folder.name}
 
     def __enter__(self) -> Self:
-        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", INSIDE]
+        command = [*NAMESPACES, "sh", "-c", INSIDE]
         self._process = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -190,15 +190,15 @@ class Subscriptions:
                 # A socket that only sends never learns that its peer is gone: somebody has to listen.
                 gone = tasks.create_task(_until_gone(receive), name="gone")
                 await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
-                slow = pump.done()
+                slow = pump.done() and pump.result()
                 pump.cancel()
                 gone.cancel()
             return CLOSED_SLOW if slow else None
         finally:
             self.count -= 1
 
-    async def _pump(self, asked: Wanted, tell: Tell) -> None:
-        """Tell what comes. Returns when the reader makes no room."""
+    async def _pump(self, asked: Wanted, tell: Tell) -> bool:
+        """Tell what comes, until the reader makes no room (True) or left while it was told something (False)."""
         log, at = self._log, asked.after.seq
         hello = Hello(
             epoch=log.epoch,
@@ -233,7 +233,9 @@ class Subscriptions:
                     await send("heartbeat", msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head)))))
                     quiet_until = now() + HEARTBEAT_S
         except TimeoutError:
-            return
+            return True
+        except OSError:
+            return False
 
 
 async def _until_gone(receive: Receive) -> None:

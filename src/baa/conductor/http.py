@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from baa.conductor.daemon import Conductor
 
 READY_S: Final = 2.0
-"""Seconds in which `/readyz` answers, whatever does not."""
+"""Seconds in which `/readyz` and the nodes are answered, whatever does not."""
+
+TOO_LONG: Final = "it takes too long"
 
 CODEXD: Final = "/v1/codexd/"
 START_CODEXD: Final = "Start it: `baa service start --service codexd`, or `baa up`."
@@ -88,9 +90,11 @@ def _about_itself(conductor: Conductor) -> list[Any]:
     @get("/v1/nodes", opt={OPT: "read"})
     async def nodes() -> Response[bytes]:
         try:
-            found = await conductor.engine.nodes()
-        except EngineFailed as error:
-            raise Unavailable(Code.NOT_READY, f"The engine cannot be read: {error}.") from error
+            async with asyncio.timeout(READY_S):
+                found = await conductor.engine.nodes()
+        except (EngineFailed, TimeoutError) as error:
+            why = str(error) or TOO_LONG
+            raise Unavailable(Code.NOT_READY, f"The engine cannot be read: {why}.") from error
         return _answer({"nodes": found, "nextPageToken": None})
 
     return [healthz, readyz, rolez, nodes]
@@ -101,7 +105,7 @@ async def _check_engine(conductor: Conductor) -> Check:
         async with asyncio.timeout(READY_S):
             await conductor.engine.probe(conductor.conductor_id)
     except (EngineFailed, TimeoutError) as error:
-        why = "it takes too long" if isinstance(error, TimeoutError) else str(error)
+        why = str(error) or TOO_LONG
         message = f"The engine's file {conductor.config.engine_file.name} cannot be written: {why}."
         return Check(ok=False, message=message)
     return Check(ok=True, message="The engine was written and read back.")

@@ -201,14 +201,19 @@ async def _refuse_alike(refused: InvalidStatus, send: Send) -> None:
 
 
 async def _pass_down(upstream: ClientConnection, send: Send) -> None:
-    with suppress(ConnectionClosed):
+    try:
         while True:
             frame = await upstream.recv()
             key = "text" if isinstance(frame, str) else "bytes"
             await send({"type": "websocket.send", key: frame})
+    except ConnectionClosed:
+        pass
+    except OSError:  # the caller left while it was told something
+        return
     code = upstream.close_code
     known = code is not None and (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999)
-    await send({"type": "websocket.close", "code": code if known else GONE, "reason": upstream.close_reason or ""})
+    with suppress(OSError):
+        await send({"type": "websocket.close", "code": code if known else GONE, "reason": upstream.close_reason or ""})
 
 
 async def _pass_up(upstream: ClientConnection, receive: Receive) -> None:

@@ -16,8 +16,8 @@ from baa.api.errors import EX_UNAVAILABLE, CannotStart
 from baa.runtime import services
 from baa.runtime.services import Service
 
-CALL_S: Final = 180.0
-"""Seconds for one call: longer than the longest stop."""
+CALL_S: Final = 120.0
+"""Seconds for one call, beside what a stop may take: a start may take 90."""
 
 
 class State(Struct, frozen=True, kw_only=True):
@@ -98,11 +98,11 @@ class Systemd:
 
     def stop(self, service: Service) -> None:
         """Stop."""
-        _systemctl("stop", service.unit, check=False)
+        _systemctl("stop", service.unit, check=False, extra=service.stop_seconds)
 
     def restart(self, service: Service) -> None:
         """Restart."""
-        _systemctl("restart", service.unit)
+        _systemctl("restart", service.unit, extra=service.stop_seconds)
 
     def forget(self, service: Service) -> None:
         """Remove what enabling made, and read the units again."""
@@ -122,9 +122,9 @@ class Systemd:
         )
 
 
-def _systemctl(*arguments: str, check: bool = True) -> str:
+def _systemctl(*arguments: str, check: bool = True, extra: float = 0) -> str:
     try:
-        done = _call(["systemctl", "--user", *arguments])
+        done = _call(["systemctl", "--user", *arguments], extra)
     except FileNotFoundError:
         raise CannotStart(
             "There is no systemctl here. Run the programs with `baa up` instead.", exit_code=EX_UNAVAILABLE
@@ -212,5 +212,10 @@ class Launchd:
             )
 
 
-def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=CALL_S, check=False)
+def _call(command: list[str], extra: float = 0) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=CALL_S + extra, check=False)
+    except subprocess.TimeoutExpired:
+        raise CannotStart(
+            f"`{' '.join(command)}` does not end. See `baa service status`.", exit_code=EX_UNAVAILABLE
+        ) from None

@@ -58,12 +58,14 @@ class Operator:
 
     def uninstall(self, services: Iterable[Service]) -> None:
         """Stop the services and remove their descriptions. State and logs stay."""
-        for service in services:
-            self._stop(service)
+        chosen = tuple(services)
+        for service in chosen:
+            self._do(f"{service.name}: stop", self._host.stop, service)
             path = self._host.path(service)
             if path.exists():
                 self._do(f"{service.name}: remove {path}", path.unlink)
             self._do(f"{service.name}: disable", self._host.forget, service)
+        self._end_what_a_crash_left(chosen)
         self._tell(f"State and logs are still in {self._config.home}. To undo this: baa service install")
 
     def reload(self, services: Iterable[Service]) -> None:
@@ -88,8 +90,10 @@ class Operator:
 
     def stop(self, services: Iterable[Service]) -> None:
         """Stop the services. What a crash of codexd had left running is ended too."""
-        for service in services:
-            self._stop(service)
+        chosen = tuple(services)
+        for service in chosen:
+            self._do(f"{service.name}: stop", self._host.stop, service)
+        self._end_what_a_crash_left(chosen)
         self._tell("To undo this: baa service start (without it they start again with the next login)")
 
     def _must_be_installed(self, service: Service) -> None:
@@ -110,10 +114,11 @@ class Operator:
         if service.name == "codexd":
             self._do("codexd: wait for /healthz", self._wait_for_codexd)
 
-    def _stop(self, service: Service) -> None:
-        self._do(f"{service.name}: stop", self._host.stop, service)
-        if service.name == "codexd":
-            self._do("codexd: end what a crash left", self._end_leftovers, service)
+    def _end_what_a_crash_left(self, services: Iterable[Service]) -> None:
+        """Last, because it fails where a codexd runs that the service manager did not start."""
+        for service in services:
+            if service.name == "codexd":
+                self._do("codexd: end what a crash left", self._end_leftovers, service)
 
     def _do(self, what: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         self._tell(f"would {what}" if self._dry else what)

@@ -21,7 +21,7 @@ class FromCodexd(Struct, frozen=True, kw_only=True):
 
 
 class FromConductor(Struct, frozen=True, kw_only=True):
-    """One round of answers of the conductor. `nodes` is None without a token for them."""
+    """One round of answers of the conductor. `nodes` is None where it does not tell them."""
 
     role: Role
     readiness: Readiness | None

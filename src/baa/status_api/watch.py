@@ -29,8 +29,6 @@ EVERY_S: Final = 5.0
 FRESH_S: Final = 1.0
 """An answer to a caller is no older than this, where the programs answer; and they are asked no more often."""
 
-MAX_BYTES: Final = 4 << 20
-
 
 class _Answer(Struct):
     data: msgspec.Raw
@@ -94,7 +92,7 @@ class Watch:
         try:
             async with asyncio.timeout(ASK_S):
                 return await ask()
-        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, msgspec.DecodeError, _Silent) as error:
+        except (TimeoutError, _Silent) as error:
             why = str(error) or "it takes too long to answer"
             return msgspec.structs.replace(last, problem=why)
 
@@ -104,25 +102,40 @@ class Watch:
 
     async def _ask_conductor(self) -> Heard:
         role = await self._get("conductor", "/rolez", Role)
-        readiness: Readiness | None
-        try:
-            readiness = await self._get("conductor", "/readyz", Readiness)
-        except _Silent as not_ready:
-            readiness = not_ready.readiness
-        token = self.token()
-        nodes = None if token is None else (await self._get("conductor", "/v1/nodes", _Nodes, token)).nodes
-        last = FromConductor(role=role, readiness=readiness, nodes=nodes)
+        # Together, because each may take two seconds where the engine or codexd hangs.
+        async with asyncio.TaskGroup() as tasks:
+            readiness = tasks.create_task(self._ask_readiness(), name="readiness")
+            nodes = tasks.create_task(self._ask_nodes(), name="nodes")
+        last = FromConductor(role=role, readiness=readiness.result(), nodes=nodes.result())
         return Heard(at=self._now(), conductor=last, problem=None)
+
+    async def _ask_readiness(self) -> Readiness | None:
+        try:
+            return await self._get("conductor", "/readyz", Readiness)
+        except _Silent as not_ready:
+            return not_ready.readiness
+
+    async def _ask_nodes(self) -> list[Node] | None:
+        token = self.token()
+        if token is None:
+            return None
+        try:
+            return (await self._get("conductor", "/v1/nodes", _Nodes, token)).nodes
+        except _Silent:  # its engine cannot be read, which its readiness says
+            return None
 
     async def _get(self, name: Any, path: str, type_: type[T], token: str | None = None) -> T:
         address = address_of(self._config, name)
         if address is None:
             raise _Silent("it has not said where it listens")
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        answer = await self._http.get(f"{address}{path}", headers=headers)
-        if answer.status_code != 200:
-            raise _Silent(f"{path} answers {answer.status_code}", answer.content)
-        return msgspec.json.decode(msgspec.json.decode(answer.content, type=_Answer).data, type=type_)
+        try:
+            answer = await self._http.get(f"{address}{path}", headers=headers)
+            if answer.status_code != 200:
+                raise _Silent(f"{path} answers {answer.status_code}", answer.content)
+            return msgspec.json.decode(msgspec.json.decode(answer.content, type=_Answer).data, type=type_)
+        except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.DecodeError) as error:
+            raise _Silent(str(error)) from error
 
     def _now(self) -> str:
         return rfc3339(self._clock.utc_ms())
