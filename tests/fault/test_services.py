@@ -13,11 +13,13 @@ from typing import NamedTuple
 import httpx2
 import psutil
 import pytest
+from codex_cli_bin import bundled_codex_path
 
 from baa.scripted import Hold, Say, ScriptedModel, when
 from tests.support import systemd
 from tests.support.node import Json, within
 from tests.support.oracle import Oracle, deltas, flaws_of, numbered
+from tests.support.programs import Program
 from tests.support.systemd import InstalledNode
 
 pytestmark = [
@@ -139,6 +141,14 @@ async def test_a_stop_also_ends_what_a_crash_of_codexd_left(house: House) -> Non
         ended = await oracle.saw("turn.interrupted", turn_id)
         assert ended["payload"]["reason"] == "child_exited"
         house.model.release("one")
+
+        turn_id = await held(node, oracle, "two")
+        await node.baa("service", "stop", "--service", "codexd")
+        await node.gone()
+        await node.baa("service", "start", "--service", "codexd")
+        ended = await oracle.saw("turn.interrupted", turn_id)
+        assert ended["payload"]["reason"] == "daemon_stopped"
+        house.model.release("two")
     await node.baa("service", "stop", "--service", "codexd")
     await node.gone()
 
@@ -201,6 +211,39 @@ async def test_what_is_broken_is_named(house: House) -> None:
     assert "codexd is not on its port" in found["codexd port"]["evidence"]
     await node.baa("service", "start", "--service", "codexd")
     await node.baa("node", "check", "--expect-role", "leader", "--wait", "60")
+    await node.baa("service", "uninstall")
+    await node.gone()
+
+
+async def test_a_standby_a_missing_address_and_a_binary_that_is_gone_are_known_by_name(
+    house: House, tmp_path: Path
+) -> None:
+    node = house.node
+    link = tmp_path / "my-codex"
+    link.symlink_to(bundled_codex_path())
+    node.systemd.environment["BAA_CODEXD_SERVER_COMMAND"] = str(link)
+    await node.baa("node", "install")
+
+    await node.baa("service", "stop", "--service", "conductor")
+    engine = f"sqlite://{node.home}/state/engine.sqlite3"
+    async with Program("conductor", tmp_path / "other", BAA_ENGINE_URL=engine, BAA_NODE_ID="other") as other:
+        await other.becomes("/rolez", lambda role: role["role"] == "leader")
+        await node.baa("service", "start", "--service", "conductor")
+        found = await node.lines("node", "check", "--expect-role", "leader", code=1)
+        assert found["conductor role"]["level"] == "fail"
+        assert found["conductor role"]["evidence"] == (
+            "conductor is not the leader: it is standby; the leader is other"
+        )
+        assert [name for name, line in found.items() if line["level"] == "fail"] == ["conductor role"]
+    await node.baa("node", "check", "--expect-role", "leader", "--wait", "60")
+
+    found = await node.lines("service", "check", code=1, BAA_STATUS_API_BASE="http://100.64.3.2:4318")
+    assert found["status-api interface"]["evidence"] == "status-api address missing on this machine: 100.64.3.2"
+
+    link.unlink()
+    found = await node.lines("service", "check", code=1)
+    assert [name for name, line in found.items() if line["level"] == "fail"] == ["codexd app-server child"]
+    assert f"binary gone: BAA_CODEXD_SERVER_COMMAND is '{link}'" in found["codexd app-server child"]["evidence"]
     await node.baa("service", "uninstall")
     await node.gone()
 

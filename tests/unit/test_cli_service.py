@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from baa.cli.service import app
+
 SUBCOMMANDS = ("install", "uninstall", "check", "render", "status", "reload", "restart", "start", "stop", "logs")
-CHANGING = ("install", "uninstall", "start", "stop")
+CHANGING = ("install", "uninstall", "reload", "restart", "start", "stop")
+NEEDS = {"render": ("--output", "x")}
 
 
 def baa(home: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -58,6 +61,41 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(tmp_path: Path, deed: 
         )
         assert any("codexd" in step for step in told["steps"])
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_takes_services_by_name_and_all_of_them(name: str) -> None:
+    arguments = {flag for each in app[name].assemble_argument_collection() for flag in each.names}
+    assert {"--service", "--all-services", "--json"} <= arguments
+    _, bound, _ = app[name].parse_args(["--service", "codexd", "--service", "conductor", *NEEDS.get(name, ())])
+    assert bound.arguments["service"] == ("codexd", "conductor")
+    _, bound, _ = app[name].parse_args(["--all-services", *NEEDS.get(name, ())])
+    assert bound.arguments["all_services"]
+
+
+def test_services_that_were_named_are_meant_and_no_other(tmp_path: Path) -> None:
+    named = ("--service", "worker-runner", "--service", "codexd")
+    done = baa(tmp_path, "service", "install", "--dry-run", *named, "--json")
+    steps = json.loads(done.stdout)["steps"]
+    assert {step.split(":")[0] for step in steps} == {"would worker-runner", "would codexd", "To undo this"}
+
+
+def test_linger_is_looked_up_in_the_folder_that_is_named(tmp_path: Path) -> None:
+    """A stand-in: there is no logind where this is tested."""
+    if sys.platform != "linux":
+        return
+    (tmp_path / "linger").mkdir()
+    arguments = ("node", "check", "--service", "worker-runner", "--linger-dir", str(tmp_path / "linger"), "--json")
+    lines = {
+        line["name"]: line for line in json.loads(baa(tmp_path, *arguments, USER="you", LOGNAME="you").stdout)["lines"]
+    }
+    assert (lines["linger"]["level"], lines["linger"]["cure"]) == ("warn", "loginctl enable-linger you")
+    assert lines["linger"]["evidence"].startswith("no linger: ")
+    (tmp_path / "linger" / "you").touch()
+    lines = {
+        line["name"]: line for line in json.loads(baa(tmp_path, *arguments, USER="you", LOGNAME="you").stdout)["lines"]
+    }
+    assert lines["linger"]["level"] == "ok"
 
 
 def test_an_install_says_what_it_would_write_and_how_to_undo_it(tmp_path: Path) -> None:

@@ -106,6 +106,36 @@ def test_the_control_api_base_is_compared_only_where_one_is_asked_for(installed:
     assert installed.lines(BAA_CONTROL_API_BASE="https://two.example")["codexd control API base"].level == "fail"
 
 
+def test_an_odd_setting_is_compared_as_it_was_before_it_was_quoted(installed: Installed) -> None:
+    base = "https://control.example/a%20b\"c'd\\e;f"
+    for service in installed.services(BAA_CONTROL_API_BASE=base):
+        installed.host.path(service).write_bytes(installed.host.render(service))
+    line = installed.lines(BAA_CONTROL_API_BASE=base)["codexd control API base"]
+    assert (line.level, line.evidence) == ("ok", base)
+
+
+def test_another_shell_is_no_other_configuration_and_codex_is_looked_for_with_the_services_path(
+    installed: Installed, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "my-codex").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "my-codex").chmod(0o755)
+    settings = {"BAA_CODEXD_SERVER_COMMAND": "my-codex"}
+    config = installed.config(**settings)
+    here, there = ({"PATH": str(tmp_path / name)} for name in ("bin", "nothing"))
+
+    def lines(environ: dict[str, str]) -> dict[str, Line]:
+        (service,) = describe(config, ("codexd",), python=Path(sys.executable), environ=environ)
+        return {line.name: line for line in static_checks(config, (service,), installed.host)}
+
+    (service,) = describe(config, ("codexd",), python=Path(sys.executable), environ=here)
+    installed.host.path(service).write_bytes(installed.host.render(service))
+    found = lines(there)
+    assert (found["codexd description"].level, found["codexd app-server child"].level) == ("ok", "ok")
+    assert "PATH" in found["codexd description"].evidence
+    assert str(tmp_path / "bin" / "my-codex") in found["codexd app-server child"].evidence
+
+
 def test_a_program_or_an_interpreter_that_is_gone_is_named(installed: Installed) -> None:
     line = installed.lines(BAA_CODEXD_SERVER_COMMAND="/nowhere/codex")["codexd app-server child"]
     assert line.level == "fail"

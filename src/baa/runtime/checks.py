@@ -22,7 +22,7 @@ from baa.config import Address, Config
 from baa.http.ports import Holder, holder_of
 from baa.http.tokens import load_tokens
 from baa.runtime.hosts import Host
-from baa.runtime.services import MODULES, Service
+from baa.runtime.services import MODULES, OF_THE_SHELL, Service, settings_in_unit
 
 Level = Literal["ok", "warn", "fail"]
 LEVELS: Final[tuple[Level, ...]] = ("ok", "warn", "fail")
@@ -56,7 +56,7 @@ def _service(config: Config, service: Service, host: Host) -> Iterator[Line]:
             yield Line("ok", "codexd event stream path", f"{config.event_stream_path} (page, server-sent events, WS)")
             yield folder("codexd logs folder", config.logs_dir, private=False)
             yield folder("codexd state folder", config.state_dir, private=True)
-            yield child(config)
+            yield child(config, _installed(service, host).get("PATH"))
             yield tokens(config)
         case "conductor":
             yield port("conductor address", config.conductor_address, "conductor")
@@ -92,24 +92,33 @@ def _description(service: Service, host: Host) -> Line:
         )
     differ = {key for key in theirs[0] | ours[0] if theirs[0].get(key) != ours[0].get(key)}
     shown = ", ".join(sorted(differ)) or "the order of its lines"
-    if differ <= {"BAA_CONTROL_API_BASE"} and "BAA_CONTROL_API_BASE" not in ours[0]:
-        return Line("ok", name, f"{path}, with a control API base of its own")
+    if "BAA_CONTROL_API_BASE" not in ours[0]:
+        differ -= {"BAA_CONTROL_API_BASE"}
+    differ -= set(OF_THE_SHELL)
+    if not differ:
+        return Line("ok", name, f"{path}, as it was installed (from here it would differ in {shown})")
     return Line("warn", name, f"{path} holds other settings than the configuration: {shown}", _install(service))
 
 
 def _settings(description: bytes) -> tuple[dict[str, str], Any] | None:
     """The variables in a description, and all the rest of it; None if it cannot be read."""
     if not description.startswith(b"<?xml"):
-        lines = description.decode("utf-8", "replace").splitlines()
-        words = [line.removeprefix("Environment=").strip('"') for line in lines if line.startswith("Environment=")]
-        rest = [line for line in lines if not line.startswith("Environment=")]
-        return dict(word.partition("=")[::2] for word in words), rest
+        return settings_in_unit(description.decode("utf-8", "replace"))
     try:
         job: dict[str, Any] = plistlib.loads(description)
         variables = job.pop("EnvironmentVariables", {})
     except (plistlib.InvalidFileException, ExpatError, ValueError, AttributeError):
         return None
     return dict(variables), job
+
+
+def _installed(service: Service, host: Host) -> dict[str, str]:
+    """The variables with which it is installed; none, if it is not."""
+    try:
+        settings = _settings(host.path(service).read_bytes())
+    except OSError:
+        settings = None
+    return settings[0] if settings else {}
 
 
 def _interpreter(service: Service) -> Line:
@@ -173,14 +182,14 @@ def folder(name: str, path: Path, *, private: bool) -> Line:
     return Line("ok", name, str(path))
 
 
-def child(config: Config) -> Line:
-    """The configuration of codexd's child: a program that is there, run as an app-server."""
+def child(config: Config, path: str | None = None) -> Line:
+    """The configuration of codexd's child: a program that is there (by the PATH `path`), run as an app-server."""
     name = "codexd app-server child"
     if config.server_args[:1] != ("app-server",):
         shown = " ".join(config.server_args) or "nothing"
         return Line("fail", name, f"the child's arguments are {shown}", "set BAA_CODEXD_SERVER_ARGS=app-server")
     try:
-        program = codex.find(config.server_command)
+        program = codex.find(config.server_command, path)
     except codex.NoProgram as missing:
         return Line("fail", name, f"binary gone: {missing}", "pip install 'baa-conductor[codex]'")
     return Line("ok", name, f"{program} {' '.join(config.server_args)}, CODEX_HOME {config.codex_home}")
@@ -200,11 +209,7 @@ def tokens(config: Config) -> Line:
 def _control_api_base(config: Config, service: Service, host: Host) -> Line:
     """What is installed against what is asked for; without either there is nothing to compare."""
     name = f"{service.name} control API base"
-    try:
-        settings = _settings(host.path(service).read_bytes())
-    except OSError:
-        settings = None
-    installed = (settings[0] if settings else {}).get("BAA_CONTROL_API_BASE", "")
+    installed = _installed(service, host).get("BAA_CONTROL_API_BASE", "")
     if config.control_api_base and installed != config.control_api_base:
         evidence = f"BAA_CONTROL_API_BASE is {installed or 'not set'}, and {config.control_api_base} was asked for"
         return Line("fail", name, evidence, f"{_install(service)} --control-api-base {config.control_api_base}")

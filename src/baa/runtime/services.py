@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import plistlib
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,6 +45,9 @@ RESTART_S: Final = 2
 THROTTLE_S: Final = 10
 FINAL_EXITS: Final = (64, 73, 78)
 """Exit codes after which another start would fail alike: the settings or the machine must be changed first."""
+
+OF_THE_SHELL: Final = ("PATH", "LANG", "LC_ALL", "XDG_CONFIG_HOME")
+"""What a service takes of the shell that it is installed from: how to find programs, its language, and baa.toml."""
 
 EX_USAGE: Final = 64
 
@@ -88,7 +92,7 @@ def describe(
     environ: Mapping[str, str],
     config_file: Path | None = None,
 ) -> tuple[Service, ...]:
-    """The services `names` with this configuration. Of `environ` only PATH and the locale are taken."""
+    """The services `names` with this configuration. Of `environ` only OF_THE_SHELL is taken."""
     return tuple(_service(config, name, python, environ, config_file) for name in names)
 
 
@@ -99,8 +103,8 @@ def as_service(config: Config) -> Config:
 
 def _service(config: Config, name: str, python: Path, environ: Mapping[str, str], config_file: Path | None) -> Service:
     config = as_service(config)
-    environment = {"PATH": environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"), "BAA_HOME": str(config.home)}
-    environment |= {key: environ[key] for key in ("LANG", "LC_ALL") if environ.get(key)}
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "BAA_HOME": str(config.home)}
+    environment |= {key: environ[key] for key in OF_THE_SHELL if environ.get(key)}
     if config_file is not None:
         environment["BAA_CONFIG"] = str(config_file.absolute())
     environment["BAA_NODE_ID"] = config.node_id
@@ -194,6 +198,20 @@ def _quoted(text: str) -> str:
     if text and not any(char in text for char in " \"'\\;"):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def settings_in_unit(text: str) -> tuple[dict[str, str], list[str]]:
+    """The variables in a unit of ours, as they were before they were quoted; and all its other lines."""
+    lines = text.splitlines()
+    words = [line.removeprefix("Environment=") for line in lines if line.startswith("Environment=")]
+    rest = [line for line in lines if not line.startswith("Environment=")]
+    return dict(_unquoted(word).partition("=")[::2] for word in words), rest
+
+
+def _unquoted(word: str) -> str:
+    if len(word) > 1 and word[0] == word[-1] == '"':
+        word = re.sub(r"\\(.)", r"\1", word[1:-1])
+    return word.replace("%%", "%")
 
 
 # --- launchd
