@@ -20,6 +20,8 @@ NEEDED = (
     ("unshare", "util-linux", "a systemd of the tests' own"),
     ("nsenter", "util-linux", "a systemd of the tests' own"),
     ("ip", "iproute2", "status-api on a private address"),
+    ("curl", "curl", "the examples of docs/codexd-api.md"),
+    ("jq", "jq", "the examples of docs/codexd-api.md"),
 )
 QUIET = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
 

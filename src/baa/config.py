@@ -78,6 +78,8 @@ class CodexdFile(Struct, frozen=True, forbid_unknown_fields=True):
     server_args: tuple[str, ...] = ("app-server",)
     orphan_ms: int = 600_000
     drain_ms: int = 0
+    idle_ms: int = 60_000
+    interaction_deadline_ms: int = 900_000
 
 
 class ConductorFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,6 +143,8 @@ class Config(Struct, frozen=True, kw_only=True):
     server_args: tuple[str, ...]
     orphan_ms: int
     drain_ms: int
+    idle_ms: int
+    interaction_deadline_ms: int
     ceiling: Ceiling
 
     @property
@@ -180,8 +184,10 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
     home = Path(environ.get("BAA_HOME") or file.home or default_home).expanduser().absolute()
     if not _PATH.fullmatch(codexd.event_stream_path):
         raise CannotStart(f"event_stream_path must be a path like /v1/codexd/events, not {codexd.event_stream_path!r}.")
-    if codexd.orphan_ms < 0 or codexd.drain_ms < 0:
-        raise CannotStart("orphan_ms and drain_ms are milliseconds: 0 or more.")
+    if min(codexd.orphan_ms, codexd.drain_ms, codexd.idle_ms) < 0:
+        raise CannotStart("orphan_ms, drain_ms and idle_ms are milliseconds: 0 or more.")
+    if codexd.interaction_deadline_ms < 1:
+        raise CannotStart("interaction_deadline_ms is milliseconds: 1 or more. A question cannot wait for ever.")
     if file.worker.slots < 1:
         raise CannotStart("BAA_WORKER_SLOTS must be 1 or more: how many tasks a worker runs at once.")
     return Config(
@@ -202,6 +208,8 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         server_args=codexd.server_args,
         orphan_ms=codexd.orphan_ms,
         drain_ms=codexd.drain_ms,
+        idle_ms=codexd.idle_ms,
+        interaction_deadline_ms=codexd.interaction_deadline_ms,
         ceiling=file.ceiling,
     )
 

@@ -51,7 +51,7 @@ REFUSED_HEADS = [
     (b"GET /read HTTP/1.1\r\n{host}", 401, "unauthorized"),
     (b"POST /drive HTTP/1.1\r\n{host}{read}", 403, "read_only_token"),
     (b"POST /drive HTTP/1.1\r\n{host}{drive}Content-Type: text/plain\r\n", 415, "unsupported_media_type"),
-    (b"POST /drive HTTP/1.1\r\n{host}{drive}{json}Content-Length: 1048577\r\n", 413, "too_large"),
+    (b"POST /drive HTTP/1.1\r\n{host}{drive}{json}Content-Length: 8388609\r\n", 413, "too_large"),
     (b"FETCH /open HTTP/1.1\r\n{host}", 400, "malformed_request"),
     (b"CONNECT evil.example:80 HTTP/1.1\r\n{host}", 400, "malformed_request"),
     (b"GET /open HTTP/1.1\n{host}", 400, "malformed_request"),

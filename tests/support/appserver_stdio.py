@@ -32,15 +32,25 @@ class RpcError(Exception):
 class AppServer:
     """An async context manager: inside it the child runs, is initialized, and `messages` grows.
 
-    `home` becomes HOME and holds `codex/`, the CODEX_HOME, with `config` as its config.toml.
+    `home` becomes HOME and holds `codex/`, the CODEX_HOME unless another is given, with `config` as its config.toml.
     """
 
-    def __init__(self, home: Path, config: str, *, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        home: Path,
+        config: str,
+        *,
+        arguments: tuple[str, ...] = (),
+        codex_home: Path | None = None,
+        experimental: bool = False,
+    ) -> None:
         self.messages: list[Message] = []
         self.stderr: list[str] = []
         self._home = home
+        self._codex_home = codex_home or home / "codex"
         self._config = config
         self._arguments = arguments
+        self._capabilities = {"experimentalApi": experimental}
         self._changed = asyncio.Condition()
         self._gone = False
         self._last_id = 0
@@ -53,8 +63,9 @@ class AppServer:
         return self._process.pid
 
     async def __aenter__(self) -> Self:
-        codex_home = self._home / "codex"
-        codex_home.mkdir(parents=True, exist_ok=True)
+        codex_home = self._codex_home
+        for folder in (self._home, codex_home):
+            folder.mkdir(parents=True, exist_ok=True)
         (codex_home / "config.toml").write_text(self._config)
         self._process = await asyncio.create_subprocess_exec(
             *(bundled_codex_path(), "app-server", *self._arguments),
@@ -68,7 +79,8 @@ class AppServer:
         self._group.create_task(self._read_stdout(), name="app-server-stdout")
         self._group.create_task(self._read_stderr(), name="app-server-stderr")
         try:
-            await self.request("initialize", {"clientInfo": {"name": "baa-tests", "version": "0"}})
+            who = {"name": "baa-tests", "version": "0"}
+            await self.request("initialize", {"clientInfo": who, "capabilities": self._capabilities})
             await self._write({"method": "initialized"})
         except BaseException:
             await self._end()

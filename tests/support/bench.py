@@ -14,10 +14,11 @@ from baa.api.sessions import TurnRequest
 from baa.clock import SystemClock
 from baa.codexd import restore
 from baa.codexd.appserver.keeper_link import Spool
+from baa.codexd.commands import Commands, TurnAnswer
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
 from baa.codexd.machines.child import ChildChange
-from baa.codexd.main_loop import MainLoop, TurnAnswer
+from baa.codexd.main_loop import MainLoop
 from tests.support.judge import Told, told
 from tests.support.script import SETTINGS
 
@@ -32,6 +33,7 @@ class Bench:
     def __init__(self, log: EventLog, loop: MainLoop, folder: Path) -> None:
         self.log = log
         self.loop = loop
+        self.commands = Commands(loop, clock=SystemClock())
         self.spool = folder / "spool"
         self.generation = Generation(1, "kpr", folder, Spool(self.spool, 0), SystemClock())
 
@@ -46,19 +48,19 @@ class Bench:
         await self.loop.change(begin)
         self.loop.use(self.generation)
         await self.says(answer("child:initialize:1", userAgent="baa/1.2.3"))
-        await self.loop.create_session(session_id, SETTINGS)
+        await self.commands.create_session(session_id, SETTINGS)
 
     async def run_turn(self) -> None:
         """A turn with an open item is with Codex."""
         await self.turn("trn_a")
-        await self.says(answer("ses_a:open:3", thread={"id": "thread"}))
+        await self.says(answer("ses_a:open:4", thread={"id": "thread"}))
         await self.says(of_turn("turn/started", turn={"id": "codex"}))
         await self.says(of_turn("item/started", item={"id": "item", "type": "agentMessage"}))
 
     async def turn(
         self, turn_id: str, *, session_id: str = "ses_a", key: str | None = None, body: str = ""
     ) -> TurnAnswer:
-        return await self.loop.start_turn(session_id, turn_id, ASKED, key=key, body_hash=body)
+        return await self.commands.start_turn(session_id, turn_id, ASKED, key=key, body_hash=body)
 
     async def says(self, *messages: Message | bytes) -> None:
         with self.spool.open("ab") as spool:
@@ -83,7 +85,7 @@ class Bench:
 @asynccontextmanager
 async def bench(folder: Path) -> AsyncIterator[Bench]:
     log = EventLog(folder / "log.sqlite3", clock=SystemClock())
-    loop = MainLoop(log, restore.restore(log.reader()), clock=SystemClock())
+    loop = MainLoop(log, restore.restore(log.reader(), SystemClock()), clock=SystemClock())
     try:
         async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
             running = tasks.create_task(loop.run(), name="main loop")

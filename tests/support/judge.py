@@ -38,6 +38,7 @@ class Told(Struct, rename="camel", frozen=True):
 class _Facts(Struct, rename="camel"):
     item_id: str = ""
     requeued: bool = False
+    origin: str = "api"
 
 
 def told(connection: apsw.Connection) -> list[Told]:
@@ -67,7 +68,14 @@ def judge_log(path: Path) -> list[Told]:
     witness = Witness()
     for event in events:
         facts = msgspec.json.decode(event.payload, type=_Facts)
-        witness.see(event.type, event.session_id, event.turn_id, item_id=facts.item_id, requeued=facts.requeued)
+        witness.see(
+            event.type,
+            event.session_id,
+            event.turn_id,
+            item_id=facts.item_id,
+            requeued=facts.requeued,
+            own=facts.origin == "codex",
+        )
     assert folded(events) == stored(connection)
     connection.close()
     return events

@@ -104,6 +104,13 @@ class LittleCodex:
                     return
                 lives = params["threadId"] in self.running
                 result = {"data": [turn.told(lives=lives) for turn in reversed(turns)]}
+            case "account/rateLimits/read":
+                yield {"id": message["id"], "error": {"code": -32600, "message": "authentication required"}}
+                return
+            case "thread/backgroundTerminals/clean":
+                result = {}
+            case "thread/unsubscribe":
+                result = {"status": "unsubscribed"}
             case _:
                 raise AssertionError(f"codexd sent {method}")
         yield {"id": message["id"], "result": result}

@@ -33,7 +33,7 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 60  # For anything that is waited for; what takes longer has failed, on the busiest machine.
 POLL_MS = 20_000
 MARKER = b"BAA_KEEPER_ID="
-ENDED = frozenset({"completed", "failed", "interrupted", "lost"})
+ENDED = frozenset({"completed", "failed", "interrupted", "expired", "lost"})
 
 
 async def within(awaited: Awaitable[T], seconds: float = PATIENCE_SECONDS) -> T:
@@ -69,10 +69,20 @@ def sandbox_works() -> bool:
 class Node:
     """An async context manager: at its end codexd, keeper and child are gone, whatever the test did to them.
 
-    `settings` are codexd's, as in baa.toml. At a good end codexd is stopped, if it runs, and must leave nothing behind.
+    `settings` are codexd's, as in baa.toml; `features` are Codex's experimental ones that are on, and `codex` is more
+    of its config.toml. At a good end codexd is stopped, if it runs, and must leave nothing behind.
     """
 
-    def __init__(self, folder: Path, model_url: str, *, ceiling: str = "danger-full-access", **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model_url: str,
+        *,
+        ceiling: str = "danger-full-access",
+        features: tuple[str, ...] = (),
+        codex: str = "",
+        **settings: str,
+    ) -> None:
         self.folder = folder
         self.home = folder / "baa"
         self.state = self.home / "state" / "codexd"
@@ -82,8 +92,9 @@ class Node:
         self.address = ""
         self.starts = 0
         self.settings = settings
-        self._config = f'[ceiling]\nsandbox = "{ceiling}"\nroots = ["{self.work}"]\n'
-        self._codex_config = codex_config(model_url)
+        self._ceiling = ceiling
+        self._roots = [self.work]
+        self.codex_config = f"{codex_config(model_url, features=features)}\n{codex}"
         self._up = asyncio.Event()
         self._process: Process | None = None
         self._http = httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS)
@@ -91,9 +102,14 @@ class Node:
     async def __aenter__(self) -> Self:
         for folder in (self.codex_home, self.work, self.folder / "user"):
             folder.mkdir(mode=0o700, parents=True)
-        (self.codex_home / "config.toml").write_text(self._codex_config)
-        (self.folder / "baa.toml").write_text(self._config)
+        (self.codex_home / "config.toml").write_text(self.codex_config)
+        roots = ", ".join(f'"{root}"' for root in self._roots)
+        (self.folder / "baa.toml").write_text(f'[ceiling]\nsandbox = "{self._ceiling}"\nroots = [{roots}]\n')
         return self
+
+    def allow(self, *roots: Path) -> None:
+        """Before it is entered: work may be done in these folders too."""
+        self._roots += roots
 
     async def __aexit__(
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None

@@ -21,7 +21,7 @@ import msgspec
 from codex_cli_bin import bundled_codex_path
 
 from baa.api.sessions import ApprovalPolicy, Sandbox, SessionSettings, TurnRequest
-from baa.codexd.appserver import jsonrpc, translate
+from baa.codexd.appserver import jsonrpc, lines, translate
 from baa.codexd.machines import inputs as i
 from baa.scripted import Hold, Patch, Reason, Refuse, Run, Say, ScriptedModel, codex_config, when
 
@@ -46,13 +46,19 @@ SCENARIOS = [
 
 Message = dict[str, Any]
 
+FREE = SessionSettings(cwd=f"{HOME}/project", sandbox=Sandbox.DANGER_FULL_ACCESS, approval_policy=ApprovalPolicy.NEVER)
+
 
 def turn_id(number: int) -> str:
     return f"trn_{number:026d}"
 
 
-def _answer(line: bytes, _: int) -> translate.Line:
-    return translate.Line(None, line)
+def hand(number: int, thread_id: str, prompt: str, settings: SessionSettings | None = None) -> i.HandTurn:
+    return i.HandTurn(turn_id(number), thread_id, TurnRequest(prompt=prompt), settings or FREE, None, None)
+
+
+def _declined(asked: translate.Asked, number: int) -> lines.Line:
+    return lines.line_of(i.Answer(asked.request_id, asked.kind, asked.request, None, None), number)
 
 
 class Recorder:
@@ -77,7 +83,7 @@ class Recorder:
         )
         return cls(process)
 
-    def send(self, line: Callable[[int], translate.Line]) -> None:
+    def send(self, line: Callable[[int], lines.Line]) -> None:
         assert self._process.stdin is not None
         self._lines += 1
         data = line(self._lines).data
@@ -95,12 +101,12 @@ class Recorder:
             if "method" in message and "id" in message:
                 asked = translate.incoming(msgspec.json.decode(line, type=jsonrpc.Envelope), 1)
                 assert isinstance(asked, translate.Asked)
-                self.send(partial(_answer, asked.line))
+                self.send(partial(_declined, asked))
             if wanted(message):
                 return message
 
-    async def ask(self, effect: i.OpenThread | i.HandTurn | i.InterruptTurn | i.ReadHistory) -> Message:
-        self.send(lambda number: translate.line_of(effect, number))
+    async def ask(self, effect: i.LineEffect) -> Message:
+        self.send(lambda number: lines.line_of(effect, number))
         request_id = self.said[-1]["sent"]["id"]
         return await self.until(lambda message: message.get("id") == request_id)
 
@@ -109,8 +115,8 @@ class Recorder:
         thread_id: str = opened["result"]["thread"]["id"]
         return thread_id
 
-    async def turn(self, number: int, thread_id: str, prompt: str) -> None:
-        await self.ask(i.HandTurn(turn_id(number), thread_id, TurnRequest(prompt=prompt)))
+    async def turn(self, number: int, thread_id: str, prompt: str, settings: SessionSettings | None = None) -> None:
+        await self.ask(hand(number, thread_id, prompt, settings))
         await self.until(lambda message: message.get("method") == "turn/completed")
 
     async def close(self) -> None:
@@ -127,23 +133,25 @@ async def record(home: Path) -> bytes:
     asking = msgspec.structs.replace(free, approval_policy=ApprovalPolicy.UNTRUSTED)
     async with ScriptedModel(SCENARIOS) as model:
         child = await Recorder.start(home, codex_config(model.base_url))
-        child.send(lambda number: translate.handshake(number, "0"))
+        child.send(lambda number: lines.handshake(number, "0"))
         await child.until(lambda message: "result" in message)
-        child.send(lambda _: translate.initialized())
-        child.send(translate.read_account)
+        child.send(lambda _: lines.initialized())
+        child.send(lines.read_account)
         await child.until(lambda message: "result" in message)
+        child.send(lines.read_limits)
+        await child.until(lambda message: "error" in message)
         thread_id = await child.thread(free)
         await child.turn(1, thread_id, "work")
-        await child.turn(2, await child.thread(asking), "ask")
+        await child.turn(2, await child.thread(asking), "ask", asking)
         await child.turn(3, thread_id, "fail")
-        begun = await child.ask(i.HandTurn(turn_id(4), thread_id, TurnRequest(prompt="wait")))
+        begun = await child.ask(hand(4, thread_id, "wait"))
         await child.until(lambda message: message.get("method") == "item/agentMessage/delta")
         await child.ask(i.InterruptTurn(turn_id(4), thread_id, begun["result"]["turn"]["id"]))
         await child.until(lambda message: message.get("method") == "turn/completed")
         await child.ask(i.ReadHistory(SESSION, thread_id))
         await child.ask(i.OpenThread(SESSION, NOBODY, free))
         await child.ask(i.ReadHistory(SESSION, NOBODY))
-        await child.ask(i.HandTurn(turn_id(5), NOBODY, TurnRequest(prompt="nowhere")))
+        await child.ask(hand(5, NOBODY, "nowhere"))
         await child.close()
     recorded = b"".join(msgspec.json.encode(said) + b"\n" for said in child.said)
     for pattern, instead in (

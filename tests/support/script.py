@@ -5,25 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from baa.api import events as e
 from baa.api.events import EventType
-from baa.api.sessions import ApprovalPolicy, Sandbox, SessionSettings, TurnRequest
+from baa.api.interactions import AnswerInteraction, InteractionKind, ResolvedBy
+from baa.api.sessions import ApprovalPolicy, InputPart, Sandbox, SessionSettings, TextInput, TurnRequest
 from baa.api.status import ChildState
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import Child
 from baa.codexd.machines.inputs import Effect, Input, NewEvent
-from baa.codexd.machines.session import Session, step
+from baa.codexd.machines.session import Session
+from baa.codexd.machines.step import step
+from baa.codexd.machines.turn import Said, StopWish, TurnChange
 
 SETTINGS = SessionSettings(cwd="/home/user", sandbox=Sandbox.WORKSPACE_WRITE, approval_policy=ApprovalPolicy.NEVER)
 ASKED = TurnRequest(prompt="go")
+WORDS: tuple[InputPart, ...] = (TextInput("and this"),)
 ITEM = Raw(b'{"id":"item"}')
+ANSWER_MS = 900_000
 
 NO_CHILD = Child()
 READY = Child(ChildState.READY, 1)
 BACKOFF = Child(ChildState.BACKOFF, 1)
 NEXT = Child(ChildState.READY, 2)
+DRAINING = Child(ChildState.DRAINING, 1)
+
+REQUESTED = StopWish(TurnChange.INTERRUPTED, "requested")
+EXPIRED = StopWish(TurnChange.EXPIRED, "deadline")
+QUESTION = Raw(b'{"command":"ls"}')
+AT = "2026-11-24T00:15:00.000Z"
 
 NEW = Session("ses_a", SETTINGS)
 
@@ -59,16 +70,46 @@ class Script:
 # --- inputs
 
 
-def asked(turn_id: str = "trn_a") -> i.TurnRequested:
-    return i.TurnRequested(turn_id, ASKED)
+def asked(turn_id: str = "trn_a", request: TurnRequest = ASKED) -> i.TurnRequested:
+    return i.TurnRequested(turn_id, request)
+
+
+def stop(turn_id: str = "trn_a", wish: StopWish = REQUESTED) -> i.StopTurn:
+    return i.StopTurn(turn_id, wish)
+
+
+def time_up(kind: i.TimerKind, owner_id: str = "trn_a") -> i.TimeUp:
+    return i.TimeUp(owner_id, kind)
+
+
+def more(steer_id: str = "str_a", turn_id: str = "trn_a") -> i.SteerRequested:
+    return i.SteerRequested(steer_id, turn_id, WORDS)
+
+
+def question(
+    interaction_id: str = "int_a",
+    *,
+    request_id: str | int = 7,
+    generation: int = 1,
+    kind: InteractionKind = InteractionKind.COMMAND,
+    codex_turn_id: str | None = "codex_a",
+    decisions: tuple[Any, ...] = ("accept", "decline"),
+) -> i.Asked:
+    return i.Asked(
+        interaction_id, generation, request_id, kind, codex_turn_id, "item", QUESTION, decisions, ANSWER_MS, AT
+    )
+
+
+def answered(interaction_id: str = "int_a", decision: str = "accept") -> i.InteractionAnswered:
+    return i.InteractionAnswered(interaction_id, AnswerInteraction(decision=decision))
 
 
 def opened(thread_id: str = "thread", *, generation: int = 1, fresh: bool = True) -> i.ThreadOpened:
     return i.ThreadOpened(generation, thread_id, fresh, "model")
 
 
-def named(codex_turn_id: str = "codex_a", turn_id: str | None = None) -> i.TurnNamed:
-    return i.TurnNamed(codex_turn_id, turn_id, None)
+def named(codex_turn_id: str = "codex_a", new_id: str | None = None) -> i.TurnNamed:
+    return i.TurnNamed(codex_turn_id, None, new_id)
 
 
 def ended(end: i.TurnEnd = i.TurnEnd.COMPLETED, codex_turn_id: str = "codex_a") -> i.TurnFinished:
@@ -98,7 +139,8 @@ def found(
     client_id: str | None = "trn_a",
     error: dict[str, Any] | None = None,
 ) -> i.FoundTurn:
-    return i.FoundTurn(codex_turn_id, client_id, end, error, tuple((item, "agentMessage", ITEM) for item in items))
+    told = tuple((item, "agentMessage", ITEM, None) for item in items)
+    return i.FoundTurn(codex_turn_id, client_id, end, error, told)
 
 
 # --- events
@@ -108,8 +150,8 @@ def event(type_: EventType, payload: e.Payload, turn_id: str | None = "trn_a") -
     return NewEvent(type_, "ses_a", turn_id, payload)
 
 
-def queued(turn_id: str = "trn_a") -> NewEvent:
-    return event(EventType.TURN_QUEUED, e.TurnQueued(request=ASKED), turn_id)
+def queued(turn_id: str = "trn_a", request: TurnRequest = ASKED) -> NewEvent:
+    return event(EventType.TURN_QUEUED, e.TurnQueued(request=request), turn_id)
 
 
 def requeued(turn_id: str = "trn_a") -> NewEvent:
@@ -137,8 +179,41 @@ def item_completed(item_id: str = "item") -> NewEvent:
     return event(EventType.ITEM_COMPLETED, e.ItemStarted(item_id=item_id, kind="agentMessage", item=ITEM))
 
 
-def item_abandoned(item_id: str = "item") -> NewEvent:
-    return event(EventType.ITEM_ABANDONED, e.ItemAbandoned(item_id=item_id))
+def item_abandoned(item_id: str = "item", reason: str | None = None) -> NewEvent:
+    return event(EventType.ITEM_ABANDONED, e.ItemAbandoned(item_id=item_id, reason=reason))
+
+
+def steered(turn_id: str = "trn_a") -> NewEvent:
+    return event(EventType.TURN_STEERED, e.TurnSteered(input=WORDS), turn_id)
+
+
+def interaction_requested(given: i.Asked, turn_id: str | None = "trn_a") -> NewEvent:
+    payload = e.InteractionRequested(
+        interaction_id=given.interaction_id,
+        generation=given.generation,
+        request_id=given.request_id,
+        kind=given.kind,
+        request=given.request,
+        decisions=list(given.decisions),
+        deadline_at=given.deadline_at,
+        item_id=given.item_id,
+    )
+    return event(EventType.INTERACTION_REQUESTED, payload, turn_id)
+
+
+def interaction_ended(
+    by: ResolvedBy,
+    answer: AnswerInteraction | None = None,
+    *,
+    interaction_id: str = "int_a",
+    turn_id: str | None = "trn_a",
+) -> NewEvent:
+    type_ = EventType.INTERACTION_EXPIRED if by is ResolvedBy.DEADLINE else EventType.INTERACTION_RESOLVED
+    return event(type_, e.InteractionEnded(interaction_id=interaction_id, resolved_by=by, answer=answer), turn_id)
+
+
+def session_closed(reason: str = "requested") -> NewEvent:
+    return event(EventType.SESSION_CLOSED, e.SessionClosed(reason=reason), None)
 
 
 def turn_ended(
@@ -148,8 +223,9 @@ def turn_ended(
     turn_id: str = "trn_a",
     error: dict[str, Any] | None = None,
     evidence: dict[str, Any] | None = None,
+    output: Raw | UnsetType = UNSET,
 ) -> NewEvent:
-    return event(type_, e.TurnEnded(reason=reason, error=error, evidence=evidence or {}), turn_id)
+    return event(type_, e.TurnEnded(reason=reason, error=error, evidence=evidence or {}, output=output), turn_id)
 
 
 # --- effects
@@ -159,12 +235,43 @@ def open_thread(thread_id: str | None = None) -> i.OpenThread:
     return i.OpenThread("ses_a", thread_id, SETTINGS)
 
 
-def hand(turn_id: str = "trn_a", thread_id: str = "thread") -> i.HandTurn:
-    return i.HandTurn(turn_id, thread_id, ASKED)
+def hand(turn_id: str = "trn_a", thread_id: str = "thread", request: TurnRequest = ASKED) -> i.HandTurn:
+    return i.HandTurn(turn_id, thread_id, request, SETTINGS, request.model or "model", request.effort)
 
 
 def ask() -> i.ReadHistory:
     return i.ReadHistory("ses_a", "thread")
+
+
+def interrupt(codex_turn_id: str = "codex_a", turn_id: str = "trn_a") -> i.InterruptTurn:
+    return i.InterruptTurn(turn_id, "thread", codex_turn_id)
+
+
+def clean(turn_id: str = "trn_a") -> i.CleanTerminals:
+    return i.CleanTerminals(turn_id, "thread")
+
+
+def look(turn_id: str = "trn_a") -> i.LookForLeft:
+    return i.LookForLeft("ses_a", turn_id)
+
+
+def steer_line(steer_id: str = "str_a", codex_turn_id: str = "codex_a", turn_id: str = "trn_a") -> i.SteerTurn:
+    return i.SteerTurn(turn_id, steer_id, "thread", codex_turn_id, WORDS, None, None)
+
+
+def answer_line(given: i.Asked, decision: Any = None, answer: AnswerInteraction | None = None) -> i.Answer:
+    return i.Answer(given.request_id, given.kind, given.request, decision, answer)
+
+
+def answer_by(interaction_id: str = "int_a") -> i.SetTimer:
+    return i.SetTimer(interaction_id, i.TimerKind.ANSWER, ANSWER_MS)
+
+
+def wish(stop: StopWish | None = REQUESTED, said: Said | None = None, owner_id: str = "trn_a") -> i.Remember:
+    return i.Remember(owner_id, stop, said)
+
+
+IDLE = i.Idle("ses_a")
 
 
 # --- situations
@@ -185,6 +292,16 @@ def handed() -> Script:
 
 def running() -> Script:
     return handed().played(named())
+
+
+def interrupted(wanted: StopWish | None = REQUESTED) -> Script:
+    """Codex said that it interrupted the turn, and is asked to end what it left."""
+    script = running().played(began())
+    return (script if wanted is None else script.played(stop(wish=wanted))).played(ended(i.TurnEnd.INTERRUPTED))
+
+
+def looking() -> Script:
+    return interrupted().played(i.TerminalsCleaned("trn_a"))
 
 
 def doubtful(*, keeper: bool) -> Script:

@@ -10,9 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from baa.api.interactions import InteractionStatus
 from baa.api.sessions import TurnStatus
 from baa.api.status import ChildState
 from baa.codexd.machines.child import CHILD_TABLE
+from baa.codexd.machines.interaction import INTERACTION_TABLE
 from baa.codexd.machines.turn import TURN_TABLE
 
 State = TypeVar("State", bound=StrEnum)
@@ -25,11 +27,15 @@ TEXT = """\
 
 Drawn from the tables in `src/baa/codexd/machines/` by `python -m tests.support.states`; a test holds this page to them.
 What a table does not list raises `Impossible`, and codexd ends rather than guess. An arrow's word is the change that a
-table calls so; its meaning stands beside the word, in `TurnChange` and `ChildChange`.
+table calls so; its meaning stands beside the word, in `TurnChange`, `InteractionChange` and
+`ChildChange`.
 
 ## A turn
 
 {turn}
+## An interaction
+
+{interaction}
 ## The child
 
 {child}"""
@@ -37,7 +43,11 @@ table calls so; its meaning stands beside the word, in `TurnChange` and `ChildCh
 
 def page() -> str:
     """The whole text of docs/states.md."""
-    return TEXT.format(turn=diagram(TURN_TABLE, TurnStatus.QUEUED), child=diagram(CHILD_TABLE, ChildState.STOPPED))
+    return TEXT.format(
+        turn=diagram(TURN_TABLE, TurnStatus.QUEUED),
+        interaction=diagram(INTERACTION_TABLE, InteractionStatus.OPEN),
+        child=diagram(CHILD_TABLE, ChildState.STOPPED),
+    )
 
 
 def diagram(table: Mapping[State, Mapping[Change, State]], initial: State) -> str:

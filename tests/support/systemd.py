@@ -111,8 +111,8 @@ class UserSystemd:
 class InstalledNode(Node):
     """A node whose programs a service manager runs: on fixed ports, and with a HOME of its own."""
 
-    def __init__(self, folder: Path, model_url: str, **settings: str) -> None:
-        super().__init__(folder, model_url, **settings)
+    def __init__(self, folder: Path, model_url: str) -> None:
+        super().__init__(folder, model_url)
         self.ports = dict(zip(("codexd", "conductor", "status-api"), free_ports(3), strict=True))
         self.addresses = {name: f"http://127.0.0.1:{port}" for name, port in self.ports.items()}
         self.address = self.addresses["codexd"]

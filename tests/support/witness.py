@@ -27,18 +27,19 @@ class Witness:
         *,
         item_id: str = "",
         requeued: bool = False,
+        own: bool = False,
     ) -> None:
-        """Take one event. Raises AssertionError if it cannot follow those before it."""
+        """Take one event; `own`: its turn is one that Codex began. Raises AssertionError if it cannot follow."""
         if turn_id is None or session_id is None:
             assert not type_.startswith(("turn.", "item.")), type_
             return
         queue = self.queues.setdefault(session_id, [])
         if type_.startswith("turn."):
-            self._turn(type_, turn_id, queue, requeued)
+            self._turn(type_, turn_id, queue, requeued, own)
         elif type_ in OF_TURN:
             self._item(type_, turn_id, item_id)
 
-    def _turn(self, type_: EventType, turn_id: str, queue: list[str], requeued: bool) -> None:
+    def _turn(self, type_: EventType, turn_id: str, queue: list[str], requeued: bool, own: bool) -> None:
         before = self.statuses.get(turn_id)
         match type_:
             case EventType.TURN_QUEUED if requeued:
@@ -46,7 +47,7 @@ class Witness:
                 after = TurnStatus.QUEUED
             case EventType.TURN_QUEUED:
                 assert before is None, f"{turn_id} was queued twice"
-                queue.append(turn_id)
+                queue.insert(0 if own else len(queue), turn_id)
                 self.items[turn_id] = set()
                 after = TurnStatus.QUEUED
             case EventType.TURN_ACCEPTED:
@@ -56,6 +57,9 @@ class Witness:
             case EventType.TURN_STARTED:
                 assert before is TurnStatus.ACCEPTED, f"{turn_id} was named from {before}"
                 after = TurnStatus.IN_PROGRESS
+            case EventType.TURN_STEERED:
+                assert before is TurnStatus.IN_PROGRESS, f"{turn_id} was steered in {before}"
+                after = before
             case _:
                 assert type_ in TURN_ENDS
                 assert before is not None, f"{turn_id} ended before it was queued"

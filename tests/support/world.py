@@ -10,8 +10,9 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -21,23 +22,42 @@ from baa.api import events as e
 from baa.api.errors import Code, Rejected, Unavailable
 from baa.api.events import EventType
 from baa.api.ids import SESSION, TURN, new_id
-from baa.api.sessions import ApprovalPolicy, Sandbox, SessionSettings, TurnRequest
+from baa.api.interactions import AnswerInteraction
+from baa.api.sessions import ApprovalPolicy, OnBusy, Sandbox, SessionSettings, TurnRequest
 from baa.clock import SystemClock
 from baa.codexd import restore
-from baa.codexd.appserver import translate
+from baa.codexd.appserver import lines
 from baa.codexd.appserver.keeper_link import Exit, Spool
+from baa.codexd.commands import Commands, TurnGone
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import ChildChange
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.machines.session import Session
+from baa.codexd.machines.turn import StopWish, TurnChange
 from baa.codexd.main_loop import MainLoop
 from baa.sqlite import open_reader
 from tests.support.little_codex import Disk, LittleCodex, Message
 
+STOPPED = StopWish(TurnChange.INTERRUPTED, "daemon_stopped")
+
 SETTINGS = SessionSettings(cwd="/home/user", sandbox=Sandbox.WORKSPACE_WRITE, approval_policy=ApprovalPolicy.NEVER)
 GARBAGE = (b"panicked\n", b"\xff\xfe\n", b"\n", b"[1]\n", b'{"method":"turn/started","params":{}}\n')
+HAPPENINGS = {
+    "session": 1,
+    "turn": 4,
+    "take": 12,
+    "go on": 30,
+    "spool": 12,
+    "read": 10,
+    "look": 4,
+    "answer": 4,
+    "garbage": 0.5,
+    "stop": 0.3,
+    "interrupt": 1,
+    "die": 1,
+}
 REFUSALS = {Code.TURN_IN_PROGRESS, Code.IDEMPOTENCY_MISMATCH, Code.CHILD_UNAVAILABLE}
 
 
@@ -59,6 +79,8 @@ class Codexd:
 
     log: EventLog
     loop: MainLoop
+    commands: Commands
+    looks: list[i.LookForLeft] = field(default_factory=list)
     generation: Generation | None = None
 
 
@@ -97,12 +119,13 @@ class World:
             for _ in range(2000):
                 if codexd.generation is None:
                     await self._begin(codexd)
-                if not any(session.turns for session in codexd.loop.sessions.values()):
+                if not any(session.turns for session in codexd.loop.sessions.all.values()):
                     return
                 self._take_lines(codexd)
                 self._child_goes_on()
                 self._spool_all()
                 await self._read(codexd)
+                await self._look(codexd)
             raise AssertionError("a turn never ended")
 
     # --- what happens
@@ -111,12 +134,25 @@ class World:
         if codexd.generation is None and self.rng.random() < 0.5:
             await self._begin(codexd)
         match self.rng.choices(
-            ["session", "turn", "take", "go on", "spool", "read", "garbage", "stop", "die"],
-            [1, 4, 12, 30, 12, 10, 0.5, 0.3, 1],
+            [
+                "session",
+                "turn",
+                "take",
+                "go on",
+                "spool",
+                "read",
+                "look",
+                "answer",
+                "garbage",
+                "stop",
+                "interrupt",
+                "die",
+            ],
+            [1, 4, 12, 30, 12, 10, 4, 4, 0.5, 0.3, 1, 1],
         )[0]:
             case "session" if len(self.sessions) < 3:
                 self.sessions.append(new_id(SESSION, self._clock.utc_ms()))
-                await codexd.loop.create_session(self.sessions[-1], SETTINGS)
+                await codexd.commands.create_session(self.sessions[-1], SETTINGS)
             case "turn" if self.sessions:
                 await self._ask_for_a_turn(codexd)
             case "take":
@@ -126,7 +162,14 @@ class World:
             case "garbage" if self.keeper is not None and self.keeper.lives:
                 self._write(self.rng.choice(GARBAGE))
             case "stop":
-                await codexd.loop.change(lambda transaction: codexd.loop.step_open(i.StopTurn(), transaction))
+                await codexd.loop.change(lambda transaction: codexd.loop.step_open(_stopping, transaction))
+            case "interrupt" if self.turns:
+                with suppress(TurnGone):
+                    await codexd.commands.interrupt(self.rng.choice(self.turns[-3:]))
+            case "look":
+                await self._look(codexd)
+            case "answer":
+                await self._answer(codexd)
             case "spool" if self.keeper is not None:
                 self._spool(self.rng.randrange(len(self.keeper.pipe) + 1))
             case "die":
@@ -153,13 +196,28 @@ class World:
                 self.deaths["keeper"] += 1
                 self.keeper.lives = self.keeper.child_lives = False
 
+    async def _look(self, codexd: Codexd) -> None:
+        """What an interrupted turn left running is looked for; there never is anything."""
+        while codexd.looks:
+            wanted = codexd.looks.pop()
+            session = codexd.loop.sessions.all[wanted.session_id]
+            looked = i.LeftLooked(wanted.turn_id, {})
+            await codexd.loop.change(partial(codexd.loop.step, session, looked))
+
+    async def _answer(self, codexd: Codexd) -> None:
+        questions = [each for session in codexd.loop.sessions.all.values() for each in session.questions]
+        if questions:
+            answer = AnswerInteraction(decision=self.rng.choice(["accept", "decline"]))
+            await codexd.commands.answer(self.rng.choice(questions).interaction_id, answer, lambda *_: True)
+
     async def _ask_for_a_turn(self, codexd: Codexd) -> None:
         session_id, turn_id = self.rng.choice(self.sessions), new_id(TURN, self._clock.utc_ms())
         key = self.rng.choice([None, f"key-{self.rng.randrange(40)}"])
         body = self.rng.choice(["body", "body", "other"])
+        on_busy = self.rng.choice([OnBusy.REJECT, OnBusy.ENQUEUE, OnBusy.INTERRUPT])
         try:
-            answer = await codexd.loop.start_turn(
-                session_id, turn_id, TurnRequest(prompt="go"), key=key, body_hash=body
+            answer = await codexd.commands.start_turn(
+                session_id, turn_id, TurnRequest(prompt="go"), on_busy=on_busy, key=key, body_hash=body
             )
         except (Rejected, Unavailable) as refused:
             if refused.code not in REFUSALS:
@@ -219,8 +277,9 @@ class World:
     async def _codexd(self) -> AsyncIterator[Codexd]:
         """A codexd from its boot to its sudden end."""
         log = EventLog(self.path, clock=self._clock)
-        loop = MainLoop(log, restore.restore(log.reader()), clock=self._clock)
-        codexd = Codexd(log, loop)
+        loop = MainLoop(log, restore.restore(log.reader(), self._clock), clock=self._clock)
+        codexd = Codexd(log, loop, Commands(loop, clock=self._clock))
+        loop.on_look = codexd.looks.append
         left = restore.living(log.reader(), self._folder, self._clock)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -255,9 +314,9 @@ class World:
     def _compare(self, codexd: Codexd) -> None:
         """Had it stopped in good order, the next one would begin just where it was."""
         with closing(open_reader(self.path)) as log:
-            restored = restore.restore(log)
+            restored = restore.restore(log, self._clock)
         alive = 0 if codexd.generation is None else codexd.generation.number
-        assert durable(restored.sessions.values(), alive) == durable(codexd.loop.sessions.values(), alive)
+        assert durable(restored.sessions.values(), alive) == durable(codexd.loop.sessions.all.values(), alive)
 
     async def _take_over(self, codexd: Codexd, left: Generation) -> None:
         loop = codexd.loop
@@ -281,7 +340,7 @@ class World:
                 loop.became_ready(transaction, EventType.CHILD_ADOPTED, e.Child(generation=left.number))
             elif left.child_pid is None:
                 left.born(transaction, 1, "")
-                left.send(transaction, translate.handshake(left.next_number, "0"))
+                left.send(transaction, lines.handshake(left.next_number, "0"))
 
         await loop.change(decide)
 
@@ -309,7 +368,7 @@ class World:
 
         def born(transaction: Transaction) -> None:
             generation.born(transaction, 1, "")
-            generation.send(transaction, translate.handshake(generation.next_number, "0"))
+            generation.send(transaction, lines.handshake(generation.next_number, "0"))
 
         await loop.change(born)
 
@@ -343,6 +402,10 @@ class World:
             self._remember(keeper.spool)
 
 
+def _stopping(session: Session) -> i.Input:
+    return i.StopTurn("" if session.running is None else session.running.turn_id, STOPPED)
+
+
 async def _fail_with(log: EventLog) -> None:
     await log.failed
 
@@ -359,7 +422,8 @@ def durable(sessions: Iterable[Session], alive: int) -> dict[str, Session]:
                     turn,
                     open_items=tuple(sorted(turn.open_items)),
                     done_items=tuple(sorted(turn.done_items)),
-                    told_to_stop=False,  # the wish of a codexd that stops; the next one does not
+                    cleaning_in=turn.cleaning_in if turn.cleaning_in == alive else 0,
+                    looking=False,  # the next codexd looks anew
                 )
                 for turn in session.turns
             ),

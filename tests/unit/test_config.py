@@ -30,6 +30,8 @@ DEFAULT = Config(
     server_args=("app-server",),
     orphan_ms=600_000,
     drain_ms=0,
+    idle_ms=60_000,
+    interaction_deadline_ms=900_000,
     ceiling=Ceiling(sandbox=Sandbox.WORKSPACE_WRITE, roots=("~",)),
 )
 HOME = {"BAA_HOME": "/home/user/baa", "BAA_NODE_ID": "here"}
@@ -80,6 +82,8 @@ server_command = "/opt/codex"
 server_args = ["app-server", "-c", "a=1"]
 orphan_ms = 1
 drain_ms = 2
+idle_ms = 3
+interaction_deadline_ms = 4
 
 [conductor]
 local_api_base = "http://127.0.0.1:17"
@@ -112,6 +116,8 @@ OF_WHOLE = Config(
     server_args=("app-server", "-c", "a=1"),
     orphan_ms=1,
     drain_ms=2,
+    idle_ms=3,
+    interaction_deadline_ms=4,
     ceiling=Ceiling(sandbox=Sandbox.DANGER_FULL_ACCESS, roots=("~/work", "/srv")),
 )
 
@@ -135,6 +141,8 @@ VARIABLES: list[tuple[str, str, str, object]] = [
     ("BAA_CODEXD_SERVER_ARGS", "[]", "server_args", ()),
     ("BAA_CODEXD_ORPHAN_MS", "5", "orphan_ms", 5),
     ("BAA_CODEXD_DRAIN_MS", "30000", "drain_ms", 30_000),
+    ("BAA_CODEXD_IDLE_MS", "3", "idle_ms", 3),
+    ("BAA_CODEXD_INTERACTION_DEADLINE_MS", "4", "interaction_deadline_ms", 4),
     ("BAA_HOME", "/home/user/baa", "home", Path("/home/user/baa")),
     ("BAA_NODE_ID", "a.b_c-1", "node_id", "a.b_c-1"),
     ("BAA_ENGINE_URL", "sqlite:///srv/e.sqlite3", "engine_file", Path("/srv/e.sqlite3")),
@@ -270,11 +278,16 @@ def test_an_event_stream_path_must_be_one(path: str) -> None:
         load(environ=HOME | {"BAA_CODEXD_EVENT_STREAM_PATH": path})
 
 
-@pytest.mark.parametrize("name", ["BAA_CODEXD_ORPHAN_MS", "BAA_CODEXD_DRAIN_MS"])
+@pytest.mark.parametrize("name", ["BAA_CODEXD_ORPHAN_MS", "BAA_CODEXD_DRAIN_MS", "BAA_CODEXD_IDLE_MS"])
 def test_a_time_must_not_be_negative(name: str) -> None:
     load(environ=HOME | {name: "0"})
     with pytest.raises(CannotStart, match="0 or more"):
         load(environ=HOME | {name: "-1"})
+
+
+def test_a_question_cannot_wait_for_ever() -> None:
+    with pytest.raises(CannotStart, match="cannot wait for ever"):
+        load(environ=HOME | {"BAA_CODEXD_INTERACTION_DEADLINE_MS": "0"})
 
 
 # --- where codexd may listen

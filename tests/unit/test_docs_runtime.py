@@ -13,7 +13,7 @@ from cyclopts import App
 
 from baa import config
 from baa.cli import app
-from baa.codexd import http as codexd_http
+from baa.codexd.operations import operations
 from baa.conductor import http as conductor_http
 from baa.status_api import http as status_http
 
@@ -64,11 +64,10 @@ def _is_command(line: str) -> bool:
 
 
 def routes() -> set[str]:
-    """Every route of the three programs, as their modules write them."""
-    written = "".join(Path(str(module.__file__)).read_text() for module in (codexd_http, conductor_http, status_http))
-    return set(re.findall(r'"(/(?:healthz|readyz|rolez|v1/[\w/{}:]+?)/?)"', written)) | {
-        config.File().codexd.event_stream_path
-    }
+    """Every route of the three programs, codexd's from its table and the others' as their modules write them."""
+    written = "".join(Path(str(module.__file__)).read_text() for module in (conductor_http, status_http))
+    of_codexd = {operation.path for operation in operations(config.File().codexd.event_stream_path)}
+    return of_codexd | set(re.findall(r'"(/(?:healthz|readyz|rolez|v1/[\w/{}:]+?)/?)"', written))
 
 
 def unknown_routes(text: str) -> set[str]:

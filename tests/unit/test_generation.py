@@ -15,7 +15,7 @@ import pytest
 from baa.clock import SystemClock
 from baa.codexd import restore
 from baa.codexd.appserver.keeper_link import Exit, Hello, KeeperLink, Spool
-from baa.codexd.appserver.translate import Line
+from baa.codexd.appserver.lines import Line
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
 
@@ -232,4 +232,4 @@ async def test_a_child_that_ended_is_no_longer_found_and_has_no_outbox(
     assert kept.living() is None
     assert kept.outbox() == []
     assert kept.row("code, signal, reason, keeper_died") == row
-    assert restore.restore(kept.log.reader()).generation == 1
+    assert restore.restore(kept.log.reader(), SystemClock()).generation == 1

@@ -22,6 +22,7 @@ def daemon(*, loop_moved: float, log_moved: float) -> Daemon:
         clock=stands_in(monotonic=lambda: 1000.0),
         log=stands_in(stamp=1000.0 - log_moved),
         loop=stands_in(stamp=1000.0 - loop_moved),
+        commands=stands_in(),
         supervisor=stands_in(),
         subscriptions=stands_in(),
         handover=stands_in(),

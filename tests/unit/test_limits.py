@@ -62,7 +62,7 @@ def test_an_announcement_within_the_limit_or_not_to_be_understood_is_left_to_the
     check_announced(announced)
 
 
-@pytest.mark.parametrize("announced", ["1048577", "00001048577", "9" * 10_000])
+@pytest.mark.parametrize("announced", [f"{MAX_BODY_BYTES + 1}", f"0000{MAX_BODY_BYTES + 1}", "9" * 10_000])
 def test_an_announcement_above_the_limit_is_believed(announced: str) -> None:
     with pytest.raises(Rejected):
         check_announced(announced)

@@ -17,12 +17,12 @@ from baa.codexd import restore
 from baa.codexd.appserver.jsonrpc import LINE_MAX
 from baa.codexd.appserver.keeper_link import CHUNK
 from baa.codexd.appserver.translate import DECLINED
+from baa.codexd.commands import Commands, TurnAnswer
 from baa.codexd.eventlog import EventLog
-from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import Child, ChildChange
-from baa.codexd.main_loop import INBOX_MAX, MainLoop, TurnAnswer
+from baa.codexd.main_loop import INBOX_MAX, MainLoop
 from tests.support.bench import WAIT_S, Bench, answer, bench, of_turn
-from tests.support.script import SETTINGS
+from tests.support.script import SETTINGS, stop
 
 
 @pytest.fixture
@@ -46,15 +46,15 @@ async def test_a_turn_goes_its_way_and_each_line_is_sent_with_what_led_to_it(cod
     answered = await codexd.turn("trn_a")
 
     assert answered == TurnAnswer("trn_a", before)
-    assert [line.get("id") for line in codexd.sent()] == [None, "child:account:2", "ses_a:open:3"]
-    await codexd.says(answer("ses_a:open:3", thread={"id": "thread"}, model="big"))
-    assert [line.get("id") for line in codexd.sent()] == [None, "child:account:2", "trn_a:start:4"]
-    await codexd.says(answer("trn_a:start:4", turn={"id": "codex"}), of_turn("turn/started", turn={"id": "codex"}))
+    assert [line.get("id") for line in codexd.sent()] == [None, "child:account:2", "child:limits:3", "ses_a:open:4"]
+    await codexd.says(answer("ses_a:open:4", thread={"id": "thread"}, model="big"))
+    assert [line.get("id") for line in codexd.sent()] == [None, "child:account:2", "child:limits:3", "trn_a:start:5"]
+    await codexd.says(answer("trn_a:start:5", turn={"id": "codex"}), of_turn("turn/started", turn={"id": "codex"}))
     await codexd.says(of_turn("item/started", item={"id": "i", "type": "plan"}))
     await codexd.says(
         of_turn("item/plan/delta", itemId="i", delta="a"), of_turn("item/plan/delta", itemId="i", delta="b")
     )
-    await codexd.says(of_turn("turn/completed", turn={"id": "codex", "status": "interrupted"}))
+    await codexd.says(of_turn("turn/completed", turn={"id": "codex", "status": "failed"}))
 
     assert codexd.types(before) == [
         "turn.queued",
@@ -65,21 +65,21 @@ async def test_a_turn_goes_its_way_and_each_line_is_sent_with_what_led_to_it(cod
         "item.delta",
         "item.delta",
         "item.abandoned",
-        "turn.interrupted",
+        "turn.failed",
     ]
     assert codexd.events()[-2].facts == {"itemId": "i", "text": "ab"}
     assert codexd.loop.running() == []
-    assert [line.get("id") for line in codexd.sent()] == [None, "child:account:2"]
+    assert [line.get("id") for line in codexd.sent()] == [None, "child:account:2", "child:limits:3"]
 
 
 async def test_a_child_that_says_hello_is_ready_and_said_hello_to_once(codexd: Bench) -> None:
     assert codexd.types() == ["child.ready", "session.registered"]
     assert codexd.events()[0].facts == {"generation": 1, "codexVersion": "1.2.3"}
-    assert [line["method"] for line in codexd.sent()] == ["initialized", "account/read"]
+    assert [line["method"] for line in codexd.sent()] == ["initialized", "account/read", "account/rateLimits/read"]
 
     await codexd.says(answer("child:initialize:1", userAgent="baa/9.9.9"))
     assert codexd.types() == ["child.ready", "session.registered"]
-    assert len(codexd.sent()) == 2
+    assert len(codexd.sent()) == 3
 
 
 async def test_a_refused_handshake_is_told_to_the_supervisor(tmp_path: Path) -> None:
@@ -161,31 +161,33 @@ async def test_a_codexd_that_stops_takes_nothing_new(codexd: Bench) -> None:
     codexd.loop.draining = True
 
     assert await refusal(lambda: codexd.turn("trn_a")) == (Code.DRAINING, {})
-    assert await refusal(lambda: codexd.loop.create_session("ses_b", SETTINGS)) == (Code.DRAINING, {})
+    assert await refusal(lambda: codexd.commands.create_session("ses_b", SETTINGS)) == (Code.DRAINING, {})
 
 
 async def test_a_full_inbox_refuses_the_next_caller_but_not_the_supervisor(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "log.sqlite3", clock=SystemClock())
-    loop = MainLoop(log, restore.restore(log.reader()), clock=SystemClock())
+    loop = MainLoop(log, restore.restore(log.reader(), SystemClock()), clock=SystemClock())
+    commands = Commands(loop, clock=SystemClock())
     async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
         for number in range(INBOX_MAX):
-            tasks.create_task(loop.create_session(f"ses_{number}", SETTINGS), name=f"caller {number}")
+            tasks.create_task(commands.create_session(f"ses_{number}", SETTINGS), name=f"caller {number}")
         await asyncio.sleep(0)
-        assert await refusal(lambda: loop.create_session("ses_more", SETTINGS)) == (Code.OVERLOADED, {})
+        assert await refusal(lambda: commands.create_session("ses_more", SETTINGS)) == (Code.OVERLOADED, {})
         supervisor = tasks.create_task(loop.change(lambda _: None), name="supervisor")
         running = tasks.create_task(loop.run(), name="main loop")
         await supervisor
         running.cancel()
     await asyncio.to_thread(log.close)
 
-    assert len(loop.sessions) == INBOX_MAX
+    assert len(loop.sessions.all) == INBOX_MAX
 
 
 async def test_a_caller_that_left_before_its_turn_was_decided_has_asked_for_nothing(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "log.sqlite3", clock=SystemClock())
-    loop = MainLoop(log, restore.restore(log.reader()), clock=SystemClock())
+    loop = MainLoop(log, restore.restore(log.reader(), SystemClock()), clock=SystemClock())
+    commands = Commands(loop, clock=SystemClock())
     async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
-        caller = tasks.create_task(loop.create_session("ses_a", SETTINGS), name="caller")
+        caller = tasks.create_task(commands.create_session("ses_a", SETTINGS), name="caller")
         await asyncio.sleep(0)
         caller.cancel()
         running = tasks.create_task(loop.run(), name="main loop")
@@ -193,7 +195,7 @@ async def test_a_caller_that_left_before_its_turn_was_decided_has_asked_for_noth
         running.cancel()
     await asyncio.to_thread(log.close)
 
-    assert loop.sessions == {}
+    assert loop.sessions.all == {}
 
 
 # --- idempotency
@@ -201,7 +203,7 @@ async def test_a_caller_that_left_before_its_turn_was_decided_has_asked_for_noth
 
 async def test_the_same_key_and_body_is_the_same_turn_and_the_same_answer(codexd: Bench) -> None:
     first = await codexd.turn("trn_a", key="k", body="b")
-    await codexd.says(answer("ses_a:open:3", thread={"id": "thread"}))
+    await codexd.says(answer("ses_a:open:4", thread={"id": "thread"}))
 
     assert await codexd.turn("trn_b", key="k", body="b") == first
     assert codexd.types().count("turn.queued") == 1
@@ -242,7 +244,7 @@ async def test_a_refused_request_does_not_use_up_its_key(codexd: Bench) -> None:
         Code.TURN_IN_PROGRESS,
         {"turnId": "trn_a"},
     )
-    await codexd.loop.create_session("ses_b", SETTINGS)
+    await codexd.commands.create_session("ses_b", SETTINGS)
 
     assert (await codexd.turn("trn_c", session_id="ses_b", key="k", body="b")).turn_id == "trn_c"
 
@@ -274,10 +276,10 @@ async def test_what_is_said_of_a_thread_that_is_not_ours_is_told_or_counted(code
     assert [(event.type, event.session_id) for event in codexd.events()[before:]] == [("codex.warning", None)] * 2
     assert codexd.loop.counted == {
         "message of no session": 1,
-        "answer for no turn": 1,
+        "turn/start answered": 1,
         "answer to no request of ours": 1,
     }
-    assert codexd.loop.limits == {"n": 1}
+    assert codexd.loop.limits == {"codex": {"n": 1}}
 
 
 async def test_a_line_too_long_to_be_read_is_told_and_the_next_one_is_read(codexd: Bench) -> None:
@@ -293,9 +295,9 @@ async def test_a_line_too_long_to_be_read_is_told_and_the_next_one_is_read(codex
 
 async def test_the_thread_of_another_session_is_no_thread(codexd: Bench) -> None:
     await codexd.run_turn()
-    await codexd.loop.create_session("ses_b", SETTINGS)
+    await codexd.commands.create_session("ses_b", SETTINGS)
     await codexd.turn("trn_b", session_id="ses_b")
-    await codexd.says(answer("ses_b:open:5", thread={"id": "thread"}))
+    await codexd.says(answer("ses_b:open:6", thread={"id": "thread"}))
 
     end = codexd.events()[-1]
     assert (end.type, end.turn_id, end.facts["reason"]) == ("turn.failed", "trn_b", "thread_refused")
@@ -308,25 +310,25 @@ async def test_the_thread_of_another_session_is_no_thread(codexd: Bench) -> None
 
 async def test_a_line_that_was_never_given_to_a_keeper_was_not_taken_whatever_nobody_can_say(codexd: Bench) -> None:
     await codexd.turn("trn_a")
-    await codexd.says(answer("ses_a:open:3", thread={"id": "thread"}))
-    codexd.generation.given = 3
+    await codexd.says(answer("ses_a:open:4", thread={"id": "thread"}))
+    codexd.generation.given = 4
     codexd.loop.child = Child(ChildState.BACKOFF, 1)
     await codexd.loop.change(lambda transaction: codexd.loop.died(codexd.generation, None, True, transaction))
 
     assert codexd.types()[-2:] == ["turn.accepted", "turn.queued"]
 
 
-@pytest.mark.parametrize(("taken", "doubt"), [(4, 1), (3, 0), (None, 1)])
+@pytest.mark.parametrize(("taken", "doubt"), [(5, 1), (4, 0), (None, 1)])
 async def test_what_the_keeper_took_decides_what_becomes_of_an_accepted_turn(
     codexd: Bench, taken: int | None, doubt: int
 ) -> None:
     await codexd.turn("trn_a")
-    await codexd.says(answer("ses_a:open:3", thread={"id": "thread"}))
-    codexd.generation.given = 4
+    await codexd.says(answer("ses_a:open:4", thread={"id": "thread"}))
+    codexd.generation.given = 5
     codexd.loop.child = Child(ChildState.BACKOFF, 1)
     await codexd.loop.change(lambda transaction: codexd.loop.died(codexd.generation, taken, False, transaction))
 
-    (turn,) = codexd.loop.sessions["ses_a"].turns
+    (turn,) = codexd.loop.sessions.all["ses_a"].turns
     assert (turn.unresolved, turn.generation) == (doubt, doubt)
 
 
@@ -335,7 +337,7 @@ async def test_a_stop_between_the_childs_death_and_its_burial_asks_nobody_to_int
     codexd.loop.change_child(ChildChange.DRAIN)
     codexd.loop.use(None)
     lines = len(codexd.sent())
-    await codexd.loop.change(lambda transaction: codexd.loop.step_open(i.StopTurn(), transaction))
+    await codexd.loop.change(lambda transaction: codexd.loop.step_open(stop(), transaction))
 
     assert len(codexd.sent()) == lines
     assert [session.session_id for session in codexd.loop.running()] == ["ses_a"]

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from baa.api.errors import Code, Rejected
-from baa.api.sessions import ApprovalPolicy, CreateSession, Sandbox, SessionSettings
+from baa.api.sessions import ApprovalPolicy, CreateSession, Personality, Sandbox, SessionSettings
 from baa.codexd.policy import Policy
 
 
@@ -143,10 +143,10 @@ def test_a_request_gets_the_power_that_it_asks_for_up_to_the_ceiling(
     request = CreateSession(cwd=str(home.project), sandbox=asked)
 
     if POWERS.index(asked) <= POWERS.index(ceiling):
-        assert policy.settings(request).sandbox is asked
+        assert policy.settings(request, request.cwd or "").sandbox is asked
     else:
         with pytest.raises(Rejected) as caught:
-            policy.settings(request)
+            policy.settings(request, request.cwd or "")
         assert (caught.value.code, caught.value.details) == (
             Code.POLICY_CEILING,
             {"field": "sandbox", "ceiling": ceiling.value},
@@ -164,7 +164,7 @@ def test_a_request_gets_the_power_that_it_asks_for_up_to_the_ceiling(
 def test_full_access_is_never_a_default(home: Home, ceiling: Sandbox, given: Sandbox) -> None:
     policy = Policy(sandbox=ceiling, roots=(home.path,), private=())
 
-    assert policy.settings(CreateSession(cwd=str(home.project))) == SessionSettings(
+    assert policy.settings(CreateSession(), str(home.project)) == SessionSettings(
         cwd=str(home.project), sandbox=given, approval_policy=ApprovalPolicy.NEVER
     )
 
@@ -177,12 +177,18 @@ def test_everything_else_is_taken_as_it_was_asked_for(home: Home) -> None:
         model_provider="mp",
         sandbox=Sandbox.READ_ONLY,
         approval_policy=ApprovalPolicy.ON_REQUEST,
+        writable_roots=[f"{home.path}/in"],
         base_instructions="b",
         developer_instructions="d",
+        personality=Personality.FRIENDLY,
+        service_tier="flex",
+        ephemeral=True,
         metadata={"k": "v"},
     )
 
-    assert msgspec.to_builtins(home.policy.settings(asked)) == {
-        **msgspec.to_builtins(asked),
-        "cwd": str(home.project),
+    settings = msgspec.to_builtins(home.policy.settings(asked, f"{home.path}/in"))
+    wanted = {**msgspec.to_builtins(asked), "cwd": str(home.project), "writable_roots": (str(home.project),)}
+    wanted = {"writableRoots" if name == "writable_roots" else name: value for name, value in wanted.items()}
+    assert {name: tuple(value) if name == "writableRoots" else value for name, value in settings.items()} == {
+        name: value for name, value in wanted.items() if name != "threadId"
     }

@@ -70,8 +70,16 @@ NEW = s.Session(
     purpose="test",
     cwd=SETTINGS.cwd,
     model=None,
+    model_provider=None,
     sandbox=SETTINGS.sandbox,
     approval_policy=SETTINGS.approval_policy,
+    writable_roots=(),
+    base_instructions=None,
+    developer_instructions=None,
+    personality=None,
+    service_tier=None,
+    ephemeral=False,
+    forked_from=None,
     current_turn_id=None,
     last_turn_id=None,
     last_turn_status=None,
@@ -81,6 +89,7 @@ NEW = s.Session(
     metadata={},
     created_at="at 1",
     updated_at="at 1",
+    closed_at=None,
 )
 
 
@@ -104,6 +113,7 @@ def test_a_session_is_told_whole_from_its_registration_to_its_last_turn(log: Log
     generation(log, 1)
     loaded = e.SessionLoaded(thread_id="thread", generation=1, fresh=True, model="big")
     log.add(EventType.SESSION_LOADED, loaded)
+    log.connection.execute("INSERT INTO loaded VALUES ('ses_a', 1)")
     log.add(EventType.TURN_ACCEPTED, e.TurnAccepted(generation=1), turn_id="trn_a")
     log.add(EventType.TURN_STARTED, e.TurnStarted(codex_turn_id="codex"), turn_id="trn_a")
     running = changed(
@@ -186,14 +196,22 @@ def test_a_turn_is_told_whole_with_its_items_in_their_order(log: Log) -> None:
         session_id="ses_a",
         codex_turn_id="codex",
         status=TurnStatus.IN_PROGRESS,
-        origin="api",
+        origin=s.Origin.API,
         reason=None,
         error=None,
         evidence={},
         prompt="go",
+        input=(),
         model="big",
         effort=None,
+        sandbox=None,
+        approval_policy=None,
+        output_schema=None,
+        deadline_ms=None,
+        stall_ms=None,
+        lease_ms=None,
         final_message="well",
+        output=None,
         usage=None,
         diff=None,
         plan={"plan": [1]},
@@ -207,10 +225,13 @@ def test_a_turn_is_told_whole_with_its_items_in_their_order(log: Log) -> None:
             item("open", ItemStatus.STARTED, bytes(ITEM), "so far", "at 6", None),
             item("cut", ItemStatus.ABANDONED, bytes(ITEM), "gone", "at 7", "at 12"),
         ],
+        interactions=[],
     )
 
     assert reading.turn(log.connection, "trn_a", ledger=True) == running
-    assert reading.turn(log.connection, "trn_a", ledger=False) == msgspec.structs.replace(running, items=UNSET)
+    assert reading.turn(log.connection, "trn_a", ledger=False) == msgspec.structs.replace(
+        running, items=UNSET, interactions=UNSET
+    )
 
     log.add(EventType.TURN_FAILED, e.TurnEnded(reason="why", error={"c": 1}, evidence={"h": 2}), turn_id="trn_a")
     assert reading.turn(log.connection, "trn_a", ledger=True) == msgspec.structs.replace(

@@ -17,8 +17,8 @@ from baa.api.sessions import TurnStatus
 from baa.clock import SystemClock
 from baa.codexd import restore, schema, tables
 from baa.codexd.machines.session import Session
-from baa.codexd.machines.turn import Turn
-from baa.codexd.main_loop import Restored
+from baa.codexd.machines.turn import Item, Turn
+from baa.codexd.main_loop import Key, Restored
 from tests.support.script import ASKED, SETTINGS
 
 
@@ -52,10 +52,10 @@ class Log:
         )
 
     def asked(self, generation: int, number: int, request_id: str) -> None:
-        self.connection.execute("INSERT INTO outbox VALUES (?, ?, ?, x'')", (generation, number, request_id))
+        self.connection.execute("INSERT INTO outbox VALUES (?, ?, ?, x'', NULL)", (generation, number, request_id))
 
     def restored(self) -> Restored:
-        return restore.restore(self.connection)
+        return restore.restore(self.connection, SystemClock())
 
     def session(self) -> Session:
         return self.restored().sessions["ses_a"]
@@ -73,7 +73,7 @@ def log() -> Iterator[Log]:
 def test_an_empty_log_restores_nothing() -> None:
     with closing(apsw.Connection(":memory:")) as connection:
         schema.prepare(connection, epoch="", daemon_id="")
-        assert restore.restore(connection) == Restored()
+        assert restore.restore(connection, SystemClock()) == Restored()
         assert restore.living(connection, Path("/home/user"), SystemClock()) is None
 
 
@@ -91,7 +91,10 @@ def test_a_running_turn_is_restored_with_its_items_and_those_that_wait_after_it(
     for item_id in ("one", "two", "three"):
         log.item(EventType.ITEM_STARTED, item_id)
     log.item(EventType.ITEM_COMPLETED, "two")
-    running = Turn("trn_a", ASKED, TurnStatus.IN_PROGRESS, "codex_a", 1, ("one", "three"), ("two",))
+    running = Turn(
+        "trn_a", ASKED, TurnStatus.IN_PROGRESS, "codex_a", 1, (Item("one", "plan"), Item("three", "plan")), ("two",)
+    )
+    log.connection.execute("INSERT INTO loaded VALUES ('ses_a', 1)")
     turns = (running, Turn("trn_b", ASKED), Turn("trn_c", ASKED))
 
     assert log.session() == Session("ses_a", SETTINGS, "thread", resumable=True, loaded_in=1, turns=turns)
@@ -148,4 +151,4 @@ def test_a_key_is_restored_with_the_answer_that_was_given(log: Log) -> None:
     log.queue("trn_a", key="k")
     log.add(EventType.TURN_FAILED, e.TurnEnded(), "trn_a")
 
-    assert log.restored().keys == {"k": ("hash", "trn_a", 1)}
+    assert log.restored().keys == {"k": Key("hash", "trn_a", 1)}

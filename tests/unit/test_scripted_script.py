@@ -9,7 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baa.scripted import Drop, Hold, Patch, Reason, Refuse, Request, Run, Say, Scenario, Step, encode_script, when
+from baa.scripted import (
+    Call,
+    Drop,
+    Hold,
+    Limits,
+    Patch,
+    Reason,
+    Refuse,
+    Request,
+    Run,
+    Say,
+    Scenario,
+    Step,
+    encode_script,
+    when,
+)
 from baa.scripted.request import read_request
 from baa.scripted.script import DONE, choose, decode_script
 from baa.scripted.stream import DELTAS_PER_SEND, Pause, stream
@@ -44,7 +59,7 @@ def types(*reply: Step) -> list[object]:
     return [event["type"] for event in events(*reply)]
 
 
-def test_the_prompt_is_the_last_user_message_and_outputs_count_from_there() -> None:
+def test_the_prompt_is_the_last_user_message_and_reports_are_what_came_since() -> None:
     earlier: list[dict[str, object]] = [
         user("<environment_context/>"),
         user("old"),
@@ -57,7 +72,7 @@ def test_the_prompt_is_the_last_user_message_and_outputs_count_from_there() -> N
         {"type": "custom_tool_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "z"}]},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "on it"}]},
     ]
-    assert read_request(body(*earlier, user("new"), *later)) == Request("new", 2)
+    assert read_request(body(*earlier, user("new"), *later)) == Request("new", 2, ("y", "z"))
 
 
 def test_a_prompt_may_have_several_parts_or_be_plain_text() -> None:
@@ -108,7 +123,8 @@ def test_after_the_last_reply_the_answer_is_done() -> None:
         (((Say("a"),), (Say("b"),)), "only the last reply"),
         (((Drop(), Say("a")),), "end their reply"),
         (((Refuse(), Run("a")),), "end their reply"),
-        (((Say("a"), Refuse()),), "only be Hold"),
+        (((Say("a"), Refuse()),), "only be Hold and Limits"),
+        (((Hold("g"), Limits(1, 2)),), "begin their reply"),
     ],
 )
 def test_a_scenario_that_could_not_be_played_is_refused(replies: tuple[tuple[Step, ...], ...], reason: str) -> None:
@@ -128,7 +144,8 @@ def test_a_script_survives_its_json_form() -> None:
             (Reason("why"), Say.numbered(3, 0.5), Hold("g"), Run("ls", 250, "require_escalated", "May I?")),
             Drop(),
         ),
-        when("edit", Patch(EDIT), (Hold("g"), Refuse(429, "{}"))),
+        when("edit", Patch(EDIT), (Limits(99, 1_800_000_000), Hold("g"), Refuse(429, "{}"))),
+        when("tool", Call("ask", {"q": [1, None]}, "mcp__x"), Call("plain")),
     )
     assert decode_script(encode_script(script)) == script
 
@@ -174,6 +191,21 @@ def test_a_command_is_a_call_of_the_command_tool() -> None:
     assert isinstance(item, dict)
     assert json.loads(item.pop("arguments")) == {"cmd": "ls", "yield_time_ms": 250}
     assert item == {"type": "function_call", "id": "fc_r_0", "call_id": "call_r_0", "name": "exec_command"}
+
+
+def test_any_tool_can_be_called() -> None:
+    calls = events(Call("ask", {"q": 1}, "mcp__x"), Call("plain"))
+    named, plain = (event["item"] for event in calls if event["type"] == "response.output_item.done")
+    assert isinstance(named, dict)
+    assert isinstance(plain, dict)
+    assert (named["name"], named["namespace"], named["arguments"]) == ("ask", "mcp__x", '{"q":1}')
+    assert (plain["name"], plain["arguments"]) == ("plain", "{}")
+    assert "namespace" not in plain
+
+
+def test_a_call_is_reported_back_like_a_command() -> None:
+    scenario = when("work", Call("a"), Say("told"))
+    assert choose([scenario], Request("work", 1)) == (Say("told"),)
 
 
 def test_a_patch_goes_through_the_command_tool() -> None:

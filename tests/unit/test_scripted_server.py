@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from baa.scripted import Drop, Hold, Refuse, Request, Say, ScriptedModel, encode_script, when
+from baa.scripted import Drop, Hold, Limits, Refuse, Request, Say, ScriptedModel, encode_script, when
 
 
 @pytest.fixture
@@ -42,6 +42,32 @@ async def test_a_paced_answer_streams_every_delta_once(http: httpx2.AsyncClient)
     async with ScriptedModel([when("count", Say.numbered(50, pace_ms=1))]) as model:
         answer = await http.post(f"{model.base_url}/responses", json=asking("count"))
     assert deltas(answer.text) == [f"w{number} " for number in range(50)]
+
+
+async def test_limits_are_told_by_headers_of_any_answer(http: httpx2.AsyncClient) -> None:
+    limits = (Limits(40, 1_800_000_000), Limits(7, 1_900_000_000, 10_080, "secondary"))
+    scenarios = [
+        when("go", (*limits, Say("Gone."))),
+        when("stop", (limits[0], Refuse.usage_limit())),
+        when("", Say("Fine.")),
+    ]
+    async with ScriptedModel(scenarios) as model:
+        gone = await http.post(f"{model.base_url}/responses", json=asking("go"))
+        stopped = await http.post(f"{model.base_url}/responses", json=asking("stop"))
+        plain = await http.post(f"{model.base_url}/responses", json=asking("neither"))
+    told = {name: value for name, value in gone.headers.items() if name.startswith("x-codex-")}
+    assert told == {
+        "x-codex-primary-used-percent": "40",
+        "x-codex-primary-window-minutes": "300",
+        "x-codex-primary-reset-at": "1800000000",
+        "x-codex-secondary-used-percent": "7",
+        "x-codex-secondary-window-minutes": "10080",
+        "x-codex-secondary-reset-at": "1900000000",
+    }
+    assert deltas(gone.text) == ["Gone."]
+    assert (stopped.status_code, stopped.json()["error"]["type"]) == (429, "usage_limit_reached")
+    assert stopped.headers["x-codex-primary-used-percent"] == "40"
+    assert not any(name.startswith("x-codex-") for name in plain.headers)
 
 
 async def test_there_are_no_models_to_list_and_no_other_routes(http: httpx2.AsyncClient) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import product
 from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -13,15 +14,18 @@ from msgspec import UNSET, Raw
 
 from baa.api import events as e
 from baa.api.events import EventType
-from baa.api.sessions import TurnStatus
+from baa.api.interactions import AnswerInteraction
+from baa.api.sessions import Origin, TextInput, TurnStatus
 from baa.api.status import ChildState
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import Child
 from baa.codexd.machines.inputs import Input
-from baa.codexd.machines.session import Session, Step, step
+from baa.codexd.machines.session import Session, Step
+from baa.codexd.machines.step import step
 from tests.support.script import (
     ASKED,
     BACKOFF,
+    EXPIRED,
     ITEM,
     NEXT,
     NO_CHILD,
@@ -40,7 +44,9 @@ from tests.support.script import (
     named,
     opened,
     opening,
+    question,
     running,
+    stop,
 )
 from tests.support.witness import Witness
 
@@ -66,6 +72,7 @@ class Life:
                 event.turn_id,
                 item_id=getattr(payload, "item_id", ""),
                 requeued=isinstance(payload, e.TurnQueued) and payload.requeued,
+                own=isinstance(payload, e.TurnQueued) and payload.origin is Origin.CODEX,
             )
         self.session = done.session
         self._agree()
@@ -78,8 +85,9 @@ class Life:
         assert [turn.turn_id for turn in turns] == self.witness.queues.get("ses_a", [])
         for place, turn in enumerate(turns):
             assert turn.status is self.witness.statuses[turn.turn_id]
-            assert set(turn.open_items) == self.witness.items[turn.turn_id]
-            assert not set(turn.open_items) & set(turn.done_items)
+            open_ids = {item.item_id for item in turn.open_items}
+            assert open_ids == self.witness.items[turn.turn_id]
+            assert not open_ids & set(turn.done_items)
             assert turn.status is TurnStatus.QUEUED or place == 0, "two turns are with Codex"
             assert (turn.generation == 0) is (turn.status is TurnStatus.QUEUED)
             assert (turn.codex_turn_id is not None) is (turn.status is TurnStatus.IN_PROGRESS)
@@ -87,7 +95,8 @@ class Life:
     def _effects(self, done: Step) -> None:
         session, accepted = done.session, [event for event in done.events if event.type is EventType.TURN_ACCEPTED]
         handed = [effect for effect in done.effects if isinstance(effect, i.HandTurn)]
-        assert [event.turn_id for event in accepted] == [effect.turn_id for effect in handed]
+        own = {event.turn_id for event in done.events if getattr(event.payload, "origin", None) is Origin.CODEX}
+        assert [event.turn_id for event in accepted if event.turn_id not in own] == [hand.turn_id for hand in handed]
         for effect in done.effects:
             match effect:
                 case i.HandTurn():
@@ -104,7 +113,16 @@ class Life:
                     assert session.running.unresolved
                 case i.InterruptTurn():
                     assert session.running is not None
-                    assert effect.codex_turn_id == session.running.codex_turn_id
+                    agents = {agent.codex_turn_id for agent in session.agents}
+                    assert effect.codex_turn_id in {session.running.codex_turn_id, *agents}
+                case i.CleanTerminals() | i.LookForLeft():
+                    assert session.running is not None
+                    assert session.running.said is not None
+                case i.UnloadThread():
+                    assert self.child.ready
+                    assert not session.turns
+                case i.Answer():
+                    assert effect.request_id not in {question.request_id for question in session.questions}
 
     def finish(self) -> None:
         """From wherever it stands: once a child lives and answers, every turn ends."""
@@ -119,10 +137,17 @@ class Life:
                     done = self.take(ended(codex_turn_id=f"codex_{effect.turn_id}"))
                 case i.ReadHistory():
                     done = self.take(i.HistoryRead(None))
+                case i.CleanTerminals(turn_id, answered=True):
+                    done = self.take(i.TerminalsCleaned(turn_id))
+                case i.LookForLeft(_, turn_id):
+                    done = self.take(i.LeftLooked(turn_id, {}))
                 case _:
                     continue
             effects += done.effects
         assert self.session.turns == ()
+        assert not self.session.closing
+        outside = [question for question in self.session.questions if question.turn_id is not None]
+        assert outside == [], "a question outlived its turn"
 
     def rise(self) -> Step:
         self.child = Child(ChildState.READY, self.child.generation + 1)
@@ -135,6 +160,11 @@ class Life:
 
 # --- everything with everything
 
+
+def ephemeral(*given: Input) -> Script:
+    return Script(Session("ses_a", msgspec.structs.replace(SETTINGS, ephemeral=True))).played(*given)
+
+
 SITUATIONS: dict[str, Script] = {
     "new": Script(),
     "new, no child": Script(child=NO_CHILD),
@@ -144,6 +174,23 @@ SITUATIONS: dict[str, Script] = {
     "queued, no child": Script(child=NO_CHILD).played(asked()),
     "queued, opening": opening(),
     "queued, opening, the child dead": opening().beside(BACKOFF).played(died()),
+    "closing": running().played(i.CloseRequested()),
+    "closed": idle().played(i.CloseRequested()),
+    "to be ended, not named": handed().played(stop()),
+    "to be ended": running().played(began(), stop()),
+    "said, cleaning": running().played(stop(), ended(i.TurnEnd.INTERRUPTED)),
+    "said, looking": running().played(stop(), ended(i.TurnEnd.INTERRUPTED), i.TerminalsCleaned("trn_a")),
+    "said, another waits": running().played(asked("trn_z"), ended(i.TurnEnd.INTERRUPTED)),
+    "asking": running().played(question()),
+    "asking, no turn": idle().played(question(codex_turn_id=None)),
+    "steering": running().played(i.SteerRequested("str_a", "trn_a", (TextInput("more"),))),
+    "steering, not named": handed().played(i.SteerRequested("str_a", "trn_a", (TextInput("more"),))),
+    "with a sub-agent": running().played(
+        i.ItemBegan("codex_a", "spawn", "collabAgentToolCall", ITEM, None, ("sub",)),
+        i.OfAgent("sub", named("codex_sub")),
+    ),
+    "ephemeral": ephemeral(asked(), opened(), named()),
+    "ephemeral, idle": ephemeral(asked(), opened(), named(), ended()),
     "two queued, opening": opening().played(asked("trn_z")),
     "accepted": handed(),
     "accepted, another waits": handed().played(asked("trn_z")),
@@ -174,12 +221,28 @@ INPUTS: list[Input] = [
     *(died(taken=taken, keeper=keeper, generation=g) for taken in (True, False, None) for keeper in (True, False)
       for g in (1, 2)),
     i.NoChildToAsk("none"),
-    i.StopTurn(),
+    *(stop(turn_id) for turn_id in ("trn_a", "trn_z", "trn_x")),
+    stop(wish=EXPIRED),
+    i.CloseRequested(),
+    *(i.TimeUp(owner_id, kind) for owner_id in ("trn_a", "ses_a", "int_a") for kind in i.TimerKind),
+    *(i.SteerRequested("str_new", turn_id, (TextInput("more"),)) for turn_id in ("trn_a", "trn_x")),
+    *(i.SteerWithdrawn(steer_id) for steer_id in ("str_a", "str_x")),
+    *(i.TurnSteered("trn_a", steer_id, error) for steer_id in ("str_a", "str_x") for error in (None, ERROR)),
+    i.TerminalsCleaned("trn_a"),
+    i.LeftLooked("trn_a", {}),
+    *(question(f"int_{codex_id}", request_id=9, codex_turn_id=codex_id) for codex_id in ("codex_a", "codex_x", None)),
+    i.InteractionAnswered("int_a", AnswerInteraction(decision="accept")),
+    i.AskedNoMore(1, 7),
+    i.OfAgent("sub", named("codex_sub")),
+    i.OfAgent("sub", began("of_sub", "codex_sub")),
+    i.OfAgent("sub", ended(codex_turn_id="codex_sub")),
+    i.Noted(EventType.CODEX_WARNING, "error", UNSET, None, retried_turn_id="codex_a"),
     i.ChildEndedByUs(),
     i.LogWentBack("restored"),
     *(opened(thread_id, generation=generation) for thread_id in ("thread", "other") for generation in (1, 2)),
     i.ThreadRefused(ERROR),
-    *(named(codex_id, turn_id) for codex_id in ("codex_a", "codex_x") for turn_id in (None, "trn_a", "trn_x")),
+    *(named(codex_id) for codex_id in ("codex_a", "codex_x")),
+    named("codex_own", new_id="trn_own"),
     *(i.TurnRefused(turn_id, ERROR) for turn_id in ("trn_a", "trn_x")),
     *(ended(end, codex_id) for end in i.TurnEnd for codex_id in ("codex_a", "codex_x")),
     *(make(item, codex_id) for make in (began, grew, finished) for item in ("item", "done", "other")
@@ -200,7 +263,7 @@ def at(script: Script) -> Life:
     for turn in script.session.turns:
         life.witness.statuses[turn.turn_id] = turn.status
         life.witness.queues.setdefault("ses_a", []).append(turn.turn_id)
-        life.witness.items[turn.turn_id] = set(turn.open_items)
+        life.witness.items[turn.turn_id] = {item.item_id for item in turn.open_items}
     return life
 
 
@@ -273,7 +336,7 @@ MOVES: st.SearchStrategy[Move] = st.one_of(
     ITEM_IDS.map(lambda item: told(lambda life: finished(item, current(life)))),
     st.sampled_from([None, *i.TurnEnd]).map(
         lambda end: told(
-            lambda life: i.HistoryRead((i.FoundTurn(current(life), None, end, None, (("i", "plan", ITEM),)),))
+            lambda life: i.HistoryRead((i.FoundTurn(current(life), None, end, None, (("i", "plan", ITEM, None),)),))
         )
     ),
     st.sampled_from(INPUTS)

@@ -14,6 +14,7 @@ from baa.codexd.machines.inputs import Effect, NewEvent
 from baa.codexd.machines.session import Session
 from tests.support.script import (
     BACKOFF,
+    IDLE,
     NEXT,
     NO_CHILD,
     SETTINGS,
@@ -32,6 +33,7 @@ from tests.support.script import (
     hand,
     handed,
     idle,
+    interrupt,
     item_abandoned,
     item_completed,
     item_started,
@@ -44,7 +46,9 @@ from tests.support.script import (
     requeued,
     running,
     started,
+    stop,
     turn_ended,
+    wish,
 )
 
 REFUSED = {"code": -32600, "message": "no"}
@@ -61,9 +65,9 @@ def test_the_first_turn_opens_the_thread_and_is_handed_over_once_it_is_open() ->
     script.got(named(), started())
     script.got(began(), item_started())
     script.got(finished(), item_completed())
-    script.got(ended(), turn_ended(COMPLETED))
+    script.got(ended(), turn_ended(COMPLETED), IDLE)
 
-    assert script.session == Session("ses_a", SETTINGS, thread_id="thread", resumable=True, loaded_in=1)
+    assert script.session == Session("ses_a", SETTINGS, "thread", resumable=True, loaded_in=1, model="model")
 
 
 def test_a_later_turn_is_handed_over_at_once() -> None:
@@ -88,19 +92,15 @@ def test_turns_wait_for_one_another_and_keep_their_order() -> None:
     )
 
 
-def test_codex_names_a_turn_twice_and_it_starts_once() -> None:
-    script = handed()
-    script.got(named("codex_a", "trn_a"), started())
-    script.got(named("codex_a"))
-
-
-def test_a_name_for_another_turn_names_nothing() -> None:
-    handed().got(named("codex_x", "trn_x"), i.Count("late_turn"))
+def test_a_name_for_a_turn_that_has_one_names_nothing() -> None:
+    script = handed().got(named("codex_a"), started())
+    script.got(named("codex_a"), i.Count("late_turn"))
+    script.got(named("codex_x"), i.Count("late_turn"))
 
 
 def test_a_turn_that_codex_refuses_fails_with_its_words() -> None:
     script = handed()
-    script.got(i.TurnRefused("trn_a", REFUSED), turn_ended(FAILED, "refused_by_codex", error=REFUSED))
+    script.got(i.TurnRefused("trn_a", REFUSED), turn_ended(FAILED, "refused_by_codex", error=REFUSED), IDLE)
     script.got(i.TurnRefused("trn_a", REFUSED), i.Count("late_turn"))
 
 
@@ -120,12 +120,12 @@ def test_a_second_end_is_counted_and_changes_nothing(end: i.TurnEnd) -> None:
 
 def test_what_an_ended_turn_leaves_open_is_abandoned_first() -> None:
     running().played(began("i"), began("k"), finished("i")).got(
-        ended(i.TurnEnd.INTERRUPTED), item_abandoned("k"), turn_ended(INTERRUPTED)
+        ended(i.TurnEnd.FAILED), item_abandoned("k"), turn_ended(FAILED), IDLE
     )
 
 
 def test_an_item_that_begins_again_is_open_again() -> None:
-    running().played(began(), finished(), began()).got(ended(), item_abandoned(), turn_ended(COMPLETED))
+    running().played(began(), finished(), began()).got(ended(), item_abandoned(), turn_ended(COMPLETED), IDLE)
 
 
 @pytest.mark.parametrize("late", [began(), grew(), finished()])
@@ -319,7 +319,7 @@ def test_a_turn_in_doubt_ends_when_no_child_will_come(keeper: bool, end: EventTy
     evidence = {"generation": 1, "history": "not asked: crash loop"}
     reason = "keeper_died" if keeper else "child_exited"
     doubtful(keeper=keeper).got(
-        i.NoChildToAsk("crash loop"), item_abandoned(), turn_ended(end, reason, evidence=evidence)
+        i.NoChildToAsk("crash loop"), item_abandoned(), turn_ended(end, reason, evidence=evidence), IDLE
     )
 
 
@@ -337,27 +337,26 @@ def test_a_history_that_nobody_waits_for_is_counted() -> None:
 
 
 STOP_TURN: list[tuple[Script, list[NewEvent | Effect]]] = [
-    (running(), [i.InterruptTurn("trn_a", "thread", "codex_a")]),
-    (handed(), []),
-    (opening(), []),
-    (idle(), []),
+    (running(), [wish(), interrupt()]),
+    (handed(), [wish()]),
+    (idle(), [i.Count("stop of no turn")]),
     (doubtful(keeper=False), []),
 ]
 
 
 @pytest.mark.parametrize(("script", "wanted"), STOP_TURN)
 def test_only_a_turn_that_codex_named_can_be_interrupted(script: Script, wanted: list[NewEvent | Effect]) -> None:
-    script.got(i.StopTurn(), *wanted)
+    script.got(stop(), *wanted)
 
 
 def test_a_turn_that_codex_did_not_name_yet_is_interrupted_as_soon_as_it_does() -> None:
-    script = handed().got(i.StopTurn()).got(i.StopTurn())
-    script.got(named(), started(), i.InterruptTurn("trn_a", "thread", "codex_a"))
-    script.got(named("codex_a", "trn_a"))
+    script = handed().got(stop(), wish()).got(stop())
+    script.got(named(), started(), interrupt())
+    script.got(named("codex_a"), i.Count("late_turn"))
 
 
 def test_nobody_is_left_to_be_asked_to_interrupt_what_a_dead_child_ran() -> None:
-    script = handed().got(i.StopTurn()).beside(BACKOFF).played(died(keeper=True)).beside(NEXT)
+    script = handed().got(stop(), wish()).beside(BACKOFF).played(died(keeper=True)).beside(NEXT)
     script.played(i.ChildBecameReady())
     evidence = {"history": "in progress", "generation": 1}
     script.got(i.HistoryRead((found(None),)), started(), turn_ended(INTERRUPTED, "child_exited", evidence=evidence))
@@ -365,7 +364,7 @@ def test_nobody_is_left_to_be_asked_to_interrupt_what_a_dead_child_ran() -> None
 
 def test_a_turn_whose_child_we_ended_is_interrupted() -> None:
     running().played(began()).beside(BACKOFF).got(
-        i.ChildEndedByUs(), item_abandoned(), turn_ended(INTERRUPTED, "daemon_stopped")
+        i.ChildEndedByUs(), item_abandoned(), turn_ended(INTERRUPTED, "daemon_stopped"), IDLE
     )
 
 
@@ -378,7 +377,7 @@ def test_a_turn_that_waits_or_is_in_doubt_outlives_a_stop(script: Script) -> Non
 def test_every_turn_is_lost_when_the_log_is_older_than_the_spool(script: Script) -> None:
     """One that still waits in the log may have run since."""
     script.played(asked("trn_b"))
-    open_items = [item_abandoned(item) for item in script.session.turns[0].open_items]
+    open_items = [item_abandoned(item.item_id) for item in script.session.turns[0].open_items]
     evidence = {"log": "restored"}
     ends = [turn_ended(EventType.TURN_LOST, "log_went_back", turn_id=t, evidence=evidence) for t in ("trn_a", "trn_b")]
     script.got(i.LogWentBack("restored"), *open_items, *ends)

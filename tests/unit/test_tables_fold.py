@@ -208,13 +208,13 @@ def test_a_thread_opened_anew_can_be_resumed_only_after_a_turn_has_run_in_it(log
     def loaded(seq: int, thread_id: str) -> tuple[Any, ...]:
         payload = e.SessionLoaded(thread_id=thread_id, generation=seq, fresh=True, model=None)
         project(log, seq, EventType.SESSION_LOADED, payload)
-        return one(log, "SELECT thread_id, resumable, loaded_in FROM session")
+        return one(log, "SELECT thread_id, resumable FROM session")
 
     assert one(log, "SELECT resumable FROM session") == (1,)
-    assert loaded(5, "one") == ("one", 0, 5)
+    assert loaded(5, "one") == ("one", 0)
     project(log, 6, EventType.TURN_STARTED, e.TurnStarted(codex_turn_id="codex"))
-    assert loaded(7, "one") == ("one", 1, 7)
-    assert loaded(8, "two") == ("two", 0, 8)
+    assert loaded(7, "one") == ("one", 1)
+    assert loaded(8, "two") == ("two", 0)
 
 
 @pytest.mark.parametrize("type_", EventType)

@@ -13,25 +13,27 @@ from baa.api.sessions import TURN_ENDED, TurnRequest, TurnStatus
 from baa.api.status import ChildState
 from baa.codexd.machines import Impossible
 from baa.codexd.machines.child import CHILD_TABLE, Child, ChildChange
-from baa.codexd.machines.turn import TURN_TABLE, Turn, TurnChange
+from baa.codexd.machines.turn import TURN_TABLE, Item, Turn, TurnChange
 from tests.support import states
 
 State = TypeVar("State", bound=StrEnum)
 Change = TypeVar("Change", bound=StrEnum)
 
-TURN = Turn("trn_a", TurnRequest(prompt="go"), generation=3, open_items=("i",), unresolved=3)
+TURN = Turn("trn_a", TurnRequest(prompt="go"), generation=3, open_items=(Item("i", "plan"),), unresolved=3)
 
 
 @pytest.mark.parametrize(("status", "change"), list(product(TurnStatus, TurnChange)))
 def test_a_turn_changes_as_its_table_lists_and_in_no_other_way(status: TurnStatus, change: TurnChange) -> None:
-    turn = Turn("trn_a", TURN.request, status, generation=3, open_items=("i",), unresolved=3)
+    turn = Turn("trn_a", TURN.request, status, generation=3, open_items=(Item("i", "plan"),), unresolved=3)
     listed = TURN_TABLE[status].get(change)
 
     if listed is None:
         with pytest.raises(Impossible, match=f"trn_a: {change} in {status}"):
             turn.change(change)
     else:
-        assert turn.change(change) == Turn("trn_a", TURN.request, listed, generation=3, open_items=("i",), unresolved=3)
+        assert turn.change(change) == Turn(
+            "trn_a", TURN.request, listed, generation=3, open_items=(Item("i", "plan"),), unresolved=3
+        )
 
 
 @pytest.mark.parametrize(("state", "change"), list(product(ChildState, ChildChange)))

@@ -9,6 +9,7 @@ import pytest
 from msgspec import Raw
 
 from baa.api.events import EventType
+from baa.api.interactions import InteractionKind
 from baa.api.sessions import ApprovalPolicy, Sandbox, SessionSettings
 from baa.clock import rfc3339
 from baa.codexd.appserver import jsonrpc, translate
@@ -37,7 +38,7 @@ WRITING = SessionSettings(
 # --- what a real Codex said
 
 WORK = """
-TurnNamed by our id · TurnNamed
+TurnNamed
 ItemBegan userMessage · ItemFinished userMessage
 ItemBegan reasoning · Noted item/reasoning/summaryPartAdded · ItemGrew summary · ItemFinished reasoning
 ItemBegan agentMessage · ItemGrew text · ItemFinished agentMessage
@@ -50,22 +51,23 @@ Updated usage.updated · Updated diff.updated
 TurnFinished completed
 """
 ASK = """
-TurnNamed by our id · TurnNamed
+TurnNamed
 ItemBegan userMessage · ItemFinished userMessage
-ItemBegan commandExecution · Asked item/commandExecution/requestApproval declined · ItemFinished commandExecution
+ItemBegan commandExecution · Asked command accept AMENDMENT cancel decline · AskedNoMore
+ItemFinished commandExecution
 Updated usage.updated
 ItemBegan agentMessage · ItemGrew text · ItemFinished agentMessage
 Updated usage.updated
 TurnFinished completed
 """
 FAIL = """
-TurnNamed by our id · TurnNamed
+TurnNamed
 ItemBegan userMessage · ItemFinished userMessage
 Noted error
 TurnFinished failed
 """
 WAIT = """
-TurnNamed by our id · TurnNamed
+TurnNamed
 ItemBegan userMessage · ItemFinished userMessage
 ItemBegan agentMessage · ItemGrew text
 Updated usage.updated
@@ -85,8 +87,9 @@ def shown(come: Incoming) -> str:
     match come:
         case translate.Initialized(version):
             return f"Initialized {version}"
-        case Asked(_, note, _):
-            return f"Asked {note.method} {note.answered}"
+        case Asked():
+            offered = ["AMENDMENT" if isinstance(each, dict) else each for each in come.decisions]
+            return f"Asked {come.kind} {' '.join(offered)}"
         case ForSession(_, given) | ForTurn(_, given) | ForNobody(given):
             return f"{type(given).__name__} {detail(given)}".strip()
         case _:
@@ -95,8 +98,6 @@ def shown(come: Incoming) -> str:
 
 def detail(given: i.Input) -> str:
     match given:
-        case i.TurnNamed():
-            return "by our id" if given.turn_id else ""
         case i.ItemBegan() | i.ItemFinished():
             return given.kind
         case i.ItemGrew():
@@ -125,7 +126,11 @@ def test_what_codex_says_of_a_whole_conversation_becomes_the_inputs_of_it() -> N
 def test_the_messages_that_change_nothing_are_known_by_name() -> None:
     dropped = {told.why for message in recorded("told") if isinstance(told := come(message), Dropped)}
 
-    assert dropped - translate.DERIVED == {"turn/interrupt answered"}
+    assert dropped - translate.DERIVED == {
+        "turn/interrupt answered",
+        "turn/start answered",
+        "account/rateLimits/read refused",
+    }
 
 
 def test_the_turns_of_the_recorded_history_are_those_of_the_conversation() -> None:
@@ -142,7 +147,7 @@ def test_the_turns_of_the_recorded_history_are_those_of_the_conversation() -> No
         (turn_id(1), i.TurnEnd.COMPLETED),
     ]
     assert all(ends[found.codex_turn_id] is found.end for found in history.turns)
-    assert [kind for _, kind, _ in history.turns[-1].items] == [
+    assert [kind for _, kind, _, _ in history.turns[-1].items] == [
         "userMessage",
         "reasoning",
         "agentMessage",
@@ -166,8 +171,8 @@ RAW_ITEM = Raw(msgspec.json.encode(ITEM))
 WHO = {"threadId": "thread", "turnId": "codex"}
 
 
-NOTIFICATIONS: list[tuple[str, dict[str, Any], i.Input]] = [
-    ("turn/started", {"threadId": "thread", "turn": {"id": "codex"}}, i.TurnNamed("codex", None, TOLD_AT)),
+NOTIFICATIONS: list[tuple[str, dict[str, Any], i.FromThread]] = [
+    ("turn/started", {"threadId": "thread", "turn": {"id": "codex"}}, i.TurnNamed("codex", TOLD_AT)),
     *(
         (
             "turn/completed",
@@ -177,7 +182,7 @@ NOTIFICATIONS: list[tuple[str, dict[str, Any], i.Input]] = [
         for end, error in zip(i.TurnEnd, (None, {"message": "no"}, None), strict=True)
     ),
     ("item/started", WHO | {"item": ITEM}, i.ItemBegan("codex", "item", "agentMessage", RAW_ITEM, TOLD_AT)),
-    ("item/completed", WHO | {"item": ITEM}, i.ItemFinished("codex", "item", "agentMessage", RAW_ITEM, TOLD_AT)),
+    ("item/completed", WHO | {"item": ITEM}, i.ItemFinished("codex", "item", "agentMessage", RAW_ITEM, TOLD_AT, "é")),
     *(
         (method, WHO | {"itemId": "item", "delta": "é"}, i.ItemGrew("codex", "item", stream, "é", TOLD_AT))
         for method, stream in translate.STREAMS.items()
@@ -197,7 +202,7 @@ NOTIFICATIONS: list[tuple[str, dict[str, Any], i.Input]] = [
 
 @pytest.mark.parametrize(("method", "params", "given"), NOTIFICATIONS)
 def test_a_notification_is_an_input_for_the_session_of_its_thread(
-    method: str, params: dict[str, Any], given: i.Input
+    method: str, params: dict[str, Any], given: i.FromThread
 ) -> None:
     message = {"method": method, "params": params, "emittedAtMs": EMITTED}
 
@@ -258,28 +263,81 @@ def test_limits_are_what_codex_says_last() -> None:
 
 # --- questions
 
+QUESTION = WHO | {"itemId": "item"}
+ASKED_FOR = {
+    "item/commandExecution/requestApproval": ("command", ("accept", "acceptForSession", "decline", "cancel")),
+    "item/fileChange/requestApproval": ("file_change", ("accept", "acceptForSession", "decline", "cancel")),
+    "item/permissions/requestApproval": ("permissions", ("accept", "decline")),
+    "item/tool/requestUserInput": ("user_input", ("accept", "decline")),
+    "mcpServer/elicitation/request": ("elicitation", ("accept", "decline", "cancel")),
+    "item/tool/call": ("tool_call", ("accept", "decline")),
+}
 
-@pytest.mark.parametrize(
-    ("method", "result"),
-    [
-        ("item/commandExecution/requestApproval", {"decision": "decline"}),
-        ("item/fileChange/requestApproval", {"decision": "decline"}),
-        ("applyPatchApproval", {"decision": "denied"}),
-        ("execCommandApproval", {"decision": "denied"}),
-    ],
-)
+
+def refused(id_: str | int, method: str, params: object) -> translate.Refused:
+    note = i.Noted(EventType.CODEX_NOTIFICATION, method, raw(params), None, answered="refused")
+    thread_id = params.get("threadId") if isinstance(params, dict) else None
+    return translate.Refused(thread_id, note, jsonrpc.refusal(id_, -32601, "codexd does not answer this request"))
+
+
+@pytest.mark.parametrize("method", sorted(translate.QUESTIONS))
 @pytest.mark.parametrize("id_", [0, "x:start:7"])
-def test_an_approval_is_declined_at_once_and_passed_on(method: str, result: object, id_: str | int) -> None:
-    note = i.Noted(EventType.CODEX_NOTIFICATION, method, raw(WHO), None, answered="declined")
+def test_what_a_client_may_answer_is_asked_for_the_session_of_its_thread(method: str, id_: str | int) -> None:
+    kind, decisions = ASKED_FOR[method]
 
-    assert come({"id": id_, "method": method, "params": WHO}) == Asked("thread", note, jsonrpc.answer(id_, result))
+    assert come({"id": id_, "method": method, "params": QUESTION}) == Asked(
+        "thread",
+        id_,
+        InteractionKind(kind),
+        "codex",
+        "item",
+        raw(QUESTION),
+        decisions,
+        refused(id_, method, QUESTION),
+    )
+    without = {"turnId": "codex"}
+    assert come({"id": id_, "method": method, "params": without}) == refused(id_, method, without)
+
+
+def test_the_decisions_that_codex_offers_are_those_and_the_two_ways_to_say_no() -> None:
+    amend = {"acceptWithExecpolicyAmendment": {"execpolicy_amendment": ["ls"]}}
+    params = QUESTION | {"availableDecisions": ["accept", amend, "cancel"]}
+    asked = come({"id": 1, "method": "item/commandExecution/requestApproval", "params": params})
+
+    assert isinstance(asked, Asked)
+    assert asked.decisions == ("accept", amend, "cancel", "decline")
+
+
+@pytest.mark.parametrize("method", ["applyPatchApproval", "execCommandApproval"])
+def test_an_approval_of_old_is_declined_at_once_and_passed_on(method: str) -> None:
+    note = i.Noted(EventType.CODEX_NOTIFICATION, method, raw(WHO), None, answered="declined")
+    line = jsonrpc.answer(7, {"decision": "denied"})
+
+    assert come({"id": 7, "method": method, "params": WHO}) == translate.Refused("thread", note, line)
 
 
 @pytest.mark.parametrize("params", [WHO, {}, None, [1]])
 def test_a_question_that_we_do_not_know_is_answered_with_an_error(params: object) -> None:
-    note = i.Noted(EventType.CODEX_NOTIFICATION, "item/new/ask", raw(params), None, answered="refused")
-    thread_id = "thread" if params == WHO else None
+    assert come({"id": 5, "method": "item/new/ask", "params": params}) == refused(5, "item/new/ask", params)
 
-    assert come({"id": 5, "method": "item/new/ask", "params": params}) == Asked(
-        thread_id, note, jsonrpc.refusal(5, -32601, "codexd does not answer this request")
-    )
+
+def test_codex_says_when_it_no_longer_waits() -> None:
+    message = {"method": "serverRequest/resolved", "params": {"threadId": "thread", "requestId": 3}}
+
+    assert come(message) == translate.AskedNoMore("thread", 3)
+
+
+def test_a_stream_that_is_begun_anew_and_the_threads_of_sub_agents_are_told() -> None:
+    error = WHO | {"willRetry": True}
+    noted = i.Noted(EventType.CODEX_WARNING, "error", raw(error), None, retried_turn_id="codex")
+    assert come({"method": "error", "params": error}) == ForSession("thread", noted)
+    last = come({"method": "error", "params": WHO | {"willRetry": False}})
+    assert isinstance(last, ForSession)
+    assert isinstance(last.given, i.Noted)
+    assert last.given.retried_turn_id is None
+
+    spawn = {"id": "spawn", "type": "collabAgentToolCall", "receiverThreadIds": ["sub"]}
+    began = come({"method": "item/started", "params": WHO | {"item": spawn}})
+    assert isinstance(began, ForSession)
+    assert isinstance(began.given, i.ItemBegan)
+    assert began.given.agents == ("sub",)

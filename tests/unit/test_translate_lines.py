@@ -7,19 +7,18 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from baa.api.sessions import ApprovalPolicy, Sandbox, SessionSettings, TurnRequest
-from baa.codexd.appserver import translate
-from baa.codexd.appserver.translate import Dropped, ForTurn, Incoming, Line
+from baa.api.interactions import AnswerInteraction, InteractionKind, Scope
+from baa.api.sessions import ApprovalPolicy, Fork, LocalImage, Sandbox, SessionSettings, TextInput, TurnRequest
+from baa.codexd.appserver import lines, translate
+from baa.codexd.appserver.lines import Line
+from baa.codexd.appserver.translate import Called, Dropped, ForTurn, Incoming
 from baa.codexd.machines import inputs as i
 from tests.support.dialect import come, raw, recorded
-from tests.support.record_transcript import NOBODY, SESSION, turn_id
+from tests.support.record_transcript import FREE, NOBODY, SESSION, hand
 
 TOLD_AT = "2026-11-24T00:00:00.000Z"
 EMITTED = 1_795_478_400_000
 
-FREE = SessionSettings(
-    cwd="/home/user/project", sandbox=Sandbox.DANGER_FULL_ACCESS, approval_policy=ApprovalPolicy.NEVER
-)
 WRITING = SessionSettings(
     cwd="/home/user/project",
     sandbox=Sandbox.WORKSPACE_WRITE,
@@ -34,8 +33,16 @@ WRITING = SessionSettings(
 # --- our lines, and the answers to them
 
 ITEM = {"id": "item", "type": "agentMessage"}
+OURS = ITEM | {"clientId": "trn_a"}
 REQUEST = TurnRequest(prompt="go", model="big", effort="high")
-SENT: list[tuple[i.Effect, str, dict[str, Any]]] = [
+WITH_ALL = TurnRequest(
+    prompt="see",
+    input=(TextInput("see"), LocalImage("/home/user/a.png")),
+    sandbox=Sandbox.READ_ONLY,
+    approval_policy=ApprovalPolicy.UNTRUSTED,
+    output_schema={"type": "object"},
+)
+SENT: list[tuple[i.LineEffect, str, dict[str, Any]]] = [
     (
         i.OpenThread(SESSION, None, FREE),
         "thread/start",
@@ -58,7 +65,7 @@ SENT: list[tuple[i.Effect, str, dict[str, Any]]] = [
         },
     ),
     (
-        i.HandTurn("trn_a", "thread", REQUEST),
+        i.HandTurn("trn_a", "thread", REQUEST, WRITING, "big", "high"),
         "turn/start",
         {
             "threadId": "thread",
@@ -66,8 +73,52 @@ SENT: list[tuple[i.Effect, str, dict[str, Any]]] = [
             "clientUserMessageId": "trn_a",
             "model": "big",
             "effort": "high",
+            "approvalPolicy": "on-request",
+            "sandboxPolicy": {"type": "workspaceWrite", "writableRoots": [], "networkAccess": False},
         },
     ),
+    (
+        i.HandTurn("trn_a", "thread", WITH_ALL, WRITING, "big", None, forget_effort=True),
+        "turn/start",
+        {
+            "threadId": "thread",
+            "input": [{"type": "text", "text": "see"}, {"type": "localImage", "path": "/home/user/a.png"}],
+            "clientUserMessageId": "trn_a",
+            "model": "big",
+            "approvalPolicy": "untrusted",
+            "sandboxPolicy": {"type": "readOnly", "networkAccess": False},
+            "outputSchema": {"type": "object"},
+            "collaborationMode": {
+                "mode": "default",
+                "settings": {"model": "big", "reasoning_effort": None, "developer_instructions": None},
+            },
+        },
+    ),
+    (
+        i.OpenThread(SESSION, None, FREE, Fork("ses_b", "thread_b", "codex_b")),
+        "thread/fork",
+        {
+            "threadId": "thread_b",
+            "lastTurnId": "codex_b",
+            "excludeTurns": True,
+            "cwd": "/home/user/project",
+            "sandbox": "danger-full-access",
+            "approvalPolicy": "never",
+        },
+    ),
+    (
+        i.SteerTurn("trn_a", "str_a", "thread", "codex", (TextInput("more"),), None, None),
+        "turn/steer",
+        {
+            "threadId": "thread",
+            "expectedTurnId": "codex",
+            "input": [{"type": "text", "text": "more"}],
+            "clientUserMessageId": "str_a",
+        },
+    ),
+    (i.CleanTerminals("trn_a", "thread"), "thread/backgroundTerminals/clean", {"threadId": "thread"}),
+    (i.CleanTerminals("trn_a", "sub", answered=False), "thread/backgroundTerminals/clean", {"threadId": "sub"}),
+    (i.UnloadThread(SESSION, "thread"), "thread/unsubscribe", {"threadId": "thread"}),
     (i.InterruptTurn("trn_a", "thread", "codex"), "turn/interrupt", {"threadId": "thread", "turnId": "codex"}),
     (
         i.ReadHistory(SESSION, "thread"),
@@ -78,8 +129,16 @@ SENT: list[tuple[i.Effect, str, dict[str, Any]]] = [
 
 ALLOWED = {
     *("initialize", "initialized", "thread/start", "thread/resume", "thread/fork", "thread/read", "thread/unsubscribe"),
-    *("thread/turns/list", "thread/items/list", "thread/loaded/list", "turn/start", "turn/steer", "turn/interrupt"),
-    *("model/list", "account/read", "account/rateLimits/read"),
+    *(
+        "thread/backgroundTerminals/clean",
+        "thread/turns/list",
+        "thread/items/list",
+        "thread/loaded/list",
+        "turn/start",
+        "turn/steer",
+        "turn/interrupt",
+    ),
+    *("thread/backgroundTerminals/clean", "model/list", "account/read", "account/rateLimits/read"),
 }
 
 
@@ -92,9 +151,9 @@ def sent(line: Line) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("effect", "method", "params"), SENT)
 def test_an_effect_is_one_request_that_is_named_for_what_it_serves(
-    effect: i.OpenThread | i.HandTurn | i.InterruptTurn | i.ReadHistory, method: str, params: dict[str, Any]
+    effect: i.LineEffect, method: str, params: dict[str, Any]
 ) -> None:
-    line = translate.line_of(effect, 7)
+    line = lines.line_of(effect, 7)
     owner = getattr(effect, "turn_id", None) or getattr(effect, "session_id", None)
 
     assert sent(line) == {"id": line.request_id, "method": method, "params": params}
@@ -104,12 +163,13 @@ def test_an_effect_is_one_request_that_is_named_for_what_it_serves(
 
 
 def test_every_effect_that_is_a_request_is_among_those_above() -> None:
-    assert {type(effect) for effect, _, _ in SENT} == {*get_args(i.Effect)} - {i.Count}
+    assert {type(effect) for effect, _, _ in SENT} == {*get_args(i.LineEffect)} - {i.Answer}
 
 
 def test_only_allowed_methods_are_ever_sent() -> None:
-    lines = [translate.handshake(1, "0"), translate.initialized(), translate.read_account(3)]
-    methods = {sent(line)["method"] for line in lines} | {method for _, method, _ in SENT}
+    own = [lines.handshake(1, "0"), lines.initialized(), lines.read_account(3), lines.read_limits(4)]
+    own.append(lines.read_thread(5, "thread"))
+    methods = {sent(line)["method"] for line in own} | {method for _, method, _ in SENT}
     methods |= {message["method"] for message in recorded("sent") if "method" in message}
 
     assert methods <= ALLOWED
@@ -119,7 +179,7 @@ def test_a_sandbox_never_gets_the_network_and_full_access_needs_no_word_for_it()
     for sandbox in Sandbox:
         settings = msgspec.structs.replace(FREE, sandbox=sandbox)
         for thread_id in (None, "thread"):
-            params = sent(translate.line_of(i.OpenThread(SESSION, thread_id, settings), 1))["params"]
+            params = sent(lines.line_of(i.OpenThread(SESSION, thread_id, settings), 1))["params"]
             network = {"sandbox_workspace_write.network_access": False}
             assert params["sandbox"] == sandbox
             assert params.get("config") == (network if sandbox is Sandbox.WORKSPACE_WRITE else None)
@@ -129,61 +189,102 @@ def test_the_lines_of_the_recorded_conversation_are_still_the_same() -> None:
     said = recorded("sent")
     thread = next(m["params"]["threadId"] for m in said if m.get("method") == "turn/start")
 
-    assert sent(translate.handshake(1, "0")) == said[0]
-    assert sent(translate.initialized()) == said[1]
-    assert sent(translate.read_account(3)) == said[2]
-    assert sent(translate.line_of(i.OpenThread(SESSION, None, FREE), 4)) == said[3]
-    assert sent(translate.line_of(i.HandTurn(turn_id(1), thread, TurnRequest(prompt="work")), 5)) == said[4]
-    assert sent(translate.line_of(i.OpenThread(SESSION, NOBODY, FREE), 13)) == said[-3]
+    assert sent(lines.handshake(1, "0")) == said[0]
+    assert sent(lines.initialized()) == said[1]
+    assert sent(lines.read_account(3)) == said[2]
+    assert sent(lines.read_limits(4)) == said[3]
+    assert sent(lines.line_of(i.OpenThread(SESSION, None, FREE), 5)) == said[4]
+    assert sent(lines.line_of(hand(1, thread, "work"), 6)) == said[5]
+    assert sent(lines.line_of(i.OpenThread(SESSION, NOBODY, FREE), 14)) == said[-3]
 
 
 ERROR = {"code": -32600, "message": "no"}
 ANSWERS: list[tuple[Line, object, Incoming, Incoming]] = [
     (
-        translate.handshake(1, "0"),
+        lines.handshake(1, "0"),
         {"userAgent": "baa/0.163.0 (Debian; x86_64)"},
         translate.Initialized("0.163.0"),
         translate.HandshakeFailed("no"),
     ),
     (
-        translate.read_account(3),
+        lines.read_account(3),
         {"account": None, "requiresOpenaiAuth": True},
         translate.AccountRead(logged_in=False, login_required=True),
         Dropped("account/read refused"),
     ),
     (
-        translate.line_of(i.OpenThread(SESSION, None, FREE), 4),
+        lines.line_of(i.OpenThread(SESSION, None, FREE), 4),
         {"thread": {"id": "thread"}, "model": "big"},
         ForTurn(SESSION, i.ThreadOpened(2, "thread", True, "big")),
         ForTurn(SESSION, i.ThreadRefused(ERROR)),
     ),
     (
-        translate.line_of(i.OpenThread(SESSION, "thread", FREE), 4),
+        lines.line_of(i.OpenThread(SESSION, "thread", FREE), 4),
         {"thread": {"id": "thread"}},
         ForTurn(SESSION, i.ThreadOpened(2, "thread", False, None)),
         ForTurn(SESSION, i.ThreadRefused(ERROR)),
     ),
     (
-        translate.line_of(i.HandTurn("trn_a", "thread", REQUEST), 5),
+        lines.line_of(i.HandTurn("trn_a", "thread", REQUEST, FREE, None, None), 5),
         {"turn": {"id": "codex", "status": "inProgress"}},
-        ForTurn("trn_a", i.TurnNamed("codex", "trn_a", None)),
+        Dropped("turn/start answered"),
         ForTurn("trn_a", i.TurnRefused("trn_a", ERROR)),
     ),
     (
-        translate.line_of(i.InterruptTurn("trn_a", "thread", "codex"), 6),
+        lines.line_of(i.InterruptTurn("trn_a", "thread", "codex"), 6),
         {},
         Dropped("turn/interrupt answered"),
         Dropped("turn/interrupt answered"),
     ),
     (
-        translate.line_of(i.ReadHistory(SESSION, "thread"), 7),
-        {"data": [{"id": "codex", "status": "inProgress", "items": [ITEM | {"clientId": "trn_a"}]}, {"id": "x"}]},
+        lines.line_of(i.SteerTurn("trn_a", "str_a", "thread", "codex", (TextInput("more"),), "key", "hash"), 6),
+        {"turnId": "codex"},
+        ForTurn("trn_a", i.TurnSteered("trn_a", "str_a")),
+        ForTurn("trn_a", i.TurnSteered("trn_a", "str_a", ERROR)),
+    ),
+    (
+        lines.line_of(i.CleanTerminals("trn_a", "thread"), 6),
+        {},
+        ForTurn("trn_a", i.TerminalsCleaned("trn_a")),
+        ForTurn("trn_a", i.TerminalsCleaned("trn_a", ERROR)),
+    ),
+    (
+        lines.line_of(i.CleanTerminals("trn_a", "sub", answered=False), 6),
+        {},
+        Dropped("a sub-agent's terminals cleaned"),
+        Dropped("a sub-agent's terminals cleaned"),
+    ),
+    (
+        lines.line_of(i.UnloadThread(SESSION, "thread"), 6),
+        {"status": "unsubscribed"},
+        Dropped("thread/unsubscribe answered"),
+        Dropped("thread/unsubscribe answered"),
+    ),
+    (
+        lines.read_limits(4),
+        {"rateLimits": {"limitId": "codex"}},
+        translate.LimitsRead({"limitId": "codex"}),
+        Dropped("account/rateLimits/read refused"),
+    ),
+    (
+        lines.read_thread(5, "thread"),
+        {"thread": {}},
+        Called("call:read:5", raw({"thread": {}}), None),
+        Called("call:read:5", raw(None), ERROR),
+    ),
+    (
+        lines.line_of(i.ReadHistory(SESSION, "thread"), 7),
+        {"data": [{"id": "codex", "status": "inProgress", "items": [OURS]}, {"id": "x"}]},
         ForTurn(
             SESSION,
             i.HistoryRead(
                 (
                     i.FoundTurn(
-                        "codex", "trn_a", None, None, (("item", "agentMessage", raw(ITEM | {"clientId": "trn_a"})),)
+                        "codex",
+                        "trn_a",
+                        None,
+                        None,
+                        (("item", "agentMessage", raw(ITEM | {"clientId": "trn_a"}), None),),
                     ),
                     i.FoundTurn("x", None, None, None, ()),
                 )
@@ -203,16 +304,16 @@ def test_an_answer_finds_its_way_by_its_id_alone(line: Line, result: object, goo
 @pytest.mark.parametrize("result", [None, [], {"thread": 7}, {"data": [7]}, {"userAgent": 7}, {"account": 7}])
 @pytest.mark.parametrize(("line", "bad"), [(line, bad) for line, _, _, bad in ANSWERS])
 def test_an_answer_of_another_shape_is_worth_as_much_as_a_refusal(line: Line, bad: Incoming, result: object) -> None:
-    """Except for that of turn/start: the turn may well run, and its notification names it."""
     message = {"id": line.request_id, "result": result}
-    if line.request_id is not None and ":start:" in line.request_id:
-        with pytest.raises(msgspec.DecodeError):
-            come(message)
-    elif isinstance(told := come(message), ForTurn):
+    reads = line.request_id is not None and any(
+        f":{what}:" in line.request_id for what in ("open", "resume", "history")
+    )
+    if isinstance(told := come(message), ForTurn) and reads:
         assert type(told.given) is type(bad.given if isinstance(bad, ForTurn) else None)
         assert "cannot read" in getattr(told.given, "error", {})["message"]
     else:
-        assert type(told) in {type(bad), translate.Initialized, translate.AccountRead}
+        good = {Dropped, translate.Initialized, translate.AccountRead, translate.LimitsRead, Called, ForTurn}
+        assert type(told) in {type(bad), *good}
 
 
 @pytest.mark.parametrize("id_", [0, 17, "", ":", "::", "x", "ses_a", "ses_a:new:1", "trn_a:begin:1", "START"])
@@ -236,3 +337,63 @@ def test_a_login_is_missing_only_where_one_is_required(account: object, needed: 
     message = {"id": "child:account:3", "result": {"account": account, "requiresOpenaiAuth": needed}}
 
     assert come(message) == translate.AccountRead(*known)
+
+
+# --- answers to what Codex asks
+
+ANSWERED: list[tuple[InteractionKind, object, AnswerInteraction | None, object]] = [
+    (InteractionKind.COMMAND, "accept", AnswerInteraction(decision="accept"), {"decision": "accept"}),
+    (InteractionKind.FILE_CHANGE, {"a": 1}, AnswerInteraction(decision="a"), {"decision": {"a": 1}}),
+    (InteractionKind.COMMAND, None, None, {"decision": "decline"}),
+    (
+        InteractionKind.PERMISSIONS,
+        "accept",
+        AnswerInteraction(decision="accept", scope=Scope.SESSION),
+        {"permissions": {"network": {"enabled": True}}, "scope": "session"},
+    ),
+    (
+        InteractionKind.PERMISSIONS,
+        "accept",
+        AnswerInteraction(decision="accept", content={}),
+        {"permissions": {}, "scope": "turn"},
+    ),
+    (InteractionKind.PERMISSIONS, None, None, {"permissions": {}, "scope": "turn"}),
+    (
+        InteractionKind.USER_INPUT,
+        "accept",
+        AnswerInteraction(decision="accept", answers={"q": "yes", "r": ["a", "b"]}),
+        {"answers": {"q": {"answers": ["yes"]}, "r": {"answers": ["a", "b"]}}},
+    ),
+    (InteractionKind.USER_INPUT, None, None, {"answers": {}}),
+    (
+        InteractionKind.ELICITATION,
+        "accept",
+        AnswerInteraction(decision="accept", content={"n": 1}),
+        {"action": "accept", "content": {"n": 1}},
+    ),
+    (
+        InteractionKind.ELICITATION,
+        "cancel",
+        AnswerInteraction(decision="cancel"),
+        {"action": "cancel", "content": None},
+    ),
+    (InteractionKind.ELICITATION, None, None, {"action": "decline", "content": None}),
+    (
+        InteractionKind.TOOL_CALL,
+        "accept",
+        AnswerInteraction(decision="accept", content="done"),
+        {"contentItems": [{"type": "inputText", "text": "done"}], "success": True},
+    ),
+    (InteractionKind.TOOL_CALL, None, None, {"contentItems": [], "success": False}),
+]
+
+
+@pytest.mark.parametrize(("kind", "decision", "answer", "result"), ANSWERED)
+def test_an_answer_reaches_codex_in_its_own_words_and_without_one_nothing_is_allowed(
+    kind: InteractionKind, decision: object, answer: AnswerInteraction | None, result: object
+) -> None:
+    request = raw({"permissions": {"network": {"enabled": True}}})
+    line = lines.line_of(i.Answer(3, kind, request, decision, answer), 9)
+
+    assert line.request_id is None
+    assert msgspec.json.decode(line.data) == {"id": 3, "result": result}

@@ -28,10 +28,14 @@ class Code(StrEnum):
     ORIGIN_REFUSED = "origin_refused"
     SESSION_NOT_FOUND = "session_not_found"
     TURN_NOT_FOUND = "turn_not_found"
+    INTERACTION_NOT_FOUND = "interaction_not_found"
+    THREAD_NOT_FOUND = "thread_not_found"
     UNKNOWN_ROUTE = "unknown_route"
     TURN_IN_PROGRESS = "turn_in_progress"
     TURN_ENDED = "turn_ended"
     SESSION_CLOSED = "session_closed"
+    INTERACTION_RESOLVED = "interaction_resolved"
+    THREAD_IN_USE = "thread_in_use"
     CURSOR_AHEAD = "cursor_ahead"
     CURSOR_EXPIRED = "cursor_expired"
     TOO_LARGE = "too_large"
@@ -60,10 +64,14 @@ STATUS: Final[Mapping[Code, int]] = {
     Code.ORIGIN_REFUSED: 403,
     Code.SESSION_NOT_FOUND: 404,
     Code.TURN_NOT_FOUND: 404,
+    Code.INTERACTION_NOT_FOUND: 404,
+    Code.THREAD_NOT_FOUND: 404,
     Code.UNKNOWN_ROUTE: 404,
     Code.TURN_IN_PROGRESS: 409,
     Code.TURN_ENDED: 409,
     Code.SESSION_CLOSED: 409,
+    Code.INTERACTION_RESOLVED: 409,
+    Code.THREAD_IN_USE: 409,
     Code.CURSOR_AHEAD: 409,
     Code.CURSOR_EXPIRED: 410,
     Code.TOO_LARGE: 413,

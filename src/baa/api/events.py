@@ -13,7 +13,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from baa.api.errors import Code, Rejected
-from baa.api.sessions import SessionSettings, TurnRequest
+from baa.api.interactions import AnswerInteraction, InteractionKind, ResolvedBy
+from baa.api.sessions import Fork, InputPart, Origin, SessionSettings, TurnRequest
 
 
 class EventType(StrEnum):
@@ -21,6 +22,7 @@ class EventType(StrEnum):
 
     DAEMON_STARTED = "daemon.started"
     DAEMON_STOPPING = "daemon.stopping"
+    DAEMON_DRAINING = "daemon.draining"
     CHILD_STARTED = "child.started"
     CHILD_READY = "child.ready"
     CHILD_ADOPTED = "child.adopted"
@@ -29,17 +31,23 @@ class EventType(StrEnum):
     CHILD_CRASH_LOOP = "child.crash_loop"
     SESSION_REGISTERED = "session.registered"
     SESSION_LOADED = "session.loaded"
+    SESSION_CLOSED = "session.closed"
     TURN_QUEUED = "turn.queued"
     TURN_ACCEPTED = "turn.accepted"
     TURN_STARTED = "turn.started"
+    TURN_STEERED = "turn.steered"
     TURN_COMPLETED = "turn.completed"
     TURN_FAILED = "turn.failed"
     TURN_INTERRUPTED = "turn.interrupted"
+    TURN_EXPIRED = "turn.expired"
     TURN_LOST = "turn.lost"
     ITEM_STARTED = "item.started"
     ITEM_DELTA = "item.delta"
     ITEM_COMPLETED = "item.completed"
     ITEM_ABANDONED = "item.abandoned"
+    INTERACTION_REQUESTED = "interaction.requested"
+    INTERACTION_RESOLVED = "interaction.resolved"
+    INTERACTION_EXPIRED = "interaction.expired"
     USAGE_UPDATED = "usage.updated"
     PLAN_UPDATED = "plan.updated"
     DIFF_UPDATED = "diff.updated"
@@ -48,7 +56,13 @@ class EventType(StrEnum):
 
 
 TURN_ENDS: Final = frozenset(
-    {EventType.TURN_COMPLETED, EventType.TURN_FAILED, EventType.TURN_INTERRUPTED, EventType.TURN_LOST}
+    {
+        EventType.TURN_COMPLETED,
+        EventType.TURN_FAILED,
+        EventType.TURN_INTERRUPTED,
+        EventType.TURN_EXPIRED,
+        EventType.TURN_LOST,
+    }
 )
 """The events that end a turn; each turn has exactly one of them."""
 
@@ -61,7 +75,7 @@ class Payload(Struct, rename="camel", omit_defaults=True, kw_only=True, frozen=T
 
 
 class Daemon(Payload):
-    """`daemon.started`, `daemon.stopping`. `handover`: it stops alone, and its child and their turns go on."""
+    """`daemon.*`. `handover`: it stops alone, and its child and their turns go on."""
 
     daemon_id: str
     pid: int
@@ -86,9 +100,14 @@ class Child(Payload):
 
 
 class SessionRegistered(Payload):
-    """`session.registered`: the session exists, as it was asked for."""
+    """`session.registered`: the session exists, as it was asked for.
+
+    `thread_id`: it adopted a stored thread. `forked_from`: it begins with the history of another session.
+    """
 
     settings: SessionSettings
+    thread_id: str | None = None
+    forked_from: Fork | None = None
 
 
 class SessionLoaded(Payload):
@@ -98,12 +117,20 @@ class SessionLoaded(Payload):
     generation: int
     fresh: bool
     model: str | None = None
+    effort: str | None = None
+
+
+class SessionClosed(Payload):
+    """`session.closed`: it takes no more turns. `reason`: `requested`, or `thread_gone` for an ephemeral one."""
+
+    reason: str
 
 
 class TurnQueued(Payload):
     """`turn.queued`: accepted by us and durable. `requeued` = handed over once, but the child never got it."""
 
     request: TurnRequest | None = None
+    origin: Origin = Origin.API
     requeued: bool = False
     idempotency_key: str | None = None
     body_hash: str | None = None
@@ -121,20 +148,36 @@ class TurnStarted(Payload):
     codex_turn_id: str
 
 
+class TurnSteered(Payload):
+    """`turn.steered`: Codex took more input for the running turn."""
+
+    input: tuple[InputPart, ...]
+    idempotency_key: str | None = None
+    body_hash: str | None = None
+
+
 class TurnEnded(Payload):
-    """`turn.completed|failed|interrupted|lost`: the one end of a turn, and how we know."""
+    """`turn.completed|failed|interrupted|expired|lost`: the one end of a turn, and how we know.
+
+    `output` is the final message as JSON, where an output schema was given and kept.
+    """
 
     reason: str | None = None
     error: dict[str, Any] | None = None
     evidence: dict[str, Any] = {}
+    output: Raw | UnsetType = UNSET
 
 
 class ItemStarted(Payload):
-    """`item.started`, `item.completed`: `item` is Codex's own object, passed on whole."""
+    """`item.started`, `item.completed`: `item` is Codex's own object, passed on whole.
+
+    `agent_thread_id`: it is a sub-agent's, whose thread this is.
+    """
 
     item_id: str
     kind: str
     item: Raw
+    agent_thread_id: str | None = None
 
 
 class ItemDelta(Payload):
@@ -146,16 +189,45 @@ class ItemDelta(Payload):
 
 
 class ItemAbandoned(Payload):
-    """`item.abandoned`: Codex will not finish this item; `text` is what it had said so far."""
+    """`item.abandoned`: Codex will not finish this item; `text` is what it had said so far.
+
+    `reason`: `retried` = Codex asks the model again, and a later item begins anew; null = its turn ended.
+    """
 
     item_id: str
     text: str | None = None
+    reason: str | None = None
+
+
+class InteractionRequested(Payload):
+    """`interaction.requested`: Codex waits for an answer, until `deadline_at`. `request` is Codex's own object."""
+
+    interaction_id: str
+    generation: int
+    request_id: str | int
+    kind: InteractionKind
+    request: Raw
+    decisions: list[Any]
+    deadline_at: str
+    item_id: str | None = None
+
+
+class InteractionEnded(Payload):
+    """`interaction.resolved`, `interaction.expired`: it is over. Without an `answer` nobody answered it."""
+
+    interaction_id: str
+    resolved_by: ResolvedBy
+    answer: AnswerInteraction | None = None
 
 
 class Updated(Payload):
-    """`usage.updated`, `plan.updated`, `diff.updated`: Codex's object, passed on whole."""
+    """`usage.updated`, `plan.updated`, `diff.updated`: Codex's object, passed on whole.
+
+    `agent_thread_id`: it is a sub-agent's, whose thread this is.
+    """
 
     update: Raw
+    agent_thread_id: str | None = None
 
 
 class Notification(Payload):
@@ -172,6 +244,7 @@ class Notification(Payload):
 PAYLOADS: Final[dict[EventType, type[Payload]]] = {
     EventType.DAEMON_STARTED: Daemon,
     EventType.DAEMON_STOPPING: Daemon,
+    EventType.DAEMON_DRAINING: Daemon,
     EventType.CHILD_STARTED: Child,
     EventType.CHILD_READY: Child,
     EventType.CHILD_ADOPTED: Child,
@@ -180,17 +253,23 @@ PAYLOADS: Final[dict[EventType, type[Payload]]] = {
     EventType.CHILD_CRASH_LOOP: Child,
     EventType.SESSION_REGISTERED: SessionRegistered,
     EventType.SESSION_LOADED: SessionLoaded,
+    EventType.SESSION_CLOSED: SessionClosed,
     EventType.TURN_QUEUED: TurnQueued,
     EventType.TURN_ACCEPTED: TurnAccepted,
     EventType.TURN_STARTED: TurnStarted,
+    EventType.TURN_STEERED: TurnSteered,
     EventType.TURN_COMPLETED: TurnEnded,
     EventType.TURN_FAILED: TurnEnded,
     EventType.TURN_INTERRUPTED: TurnEnded,
+    EventType.TURN_EXPIRED: TurnEnded,
     EventType.TURN_LOST: TurnEnded,
     EventType.ITEM_STARTED: ItemStarted,
     EventType.ITEM_DELTA: ItemDelta,
     EventType.ITEM_COMPLETED: ItemStarted,
     EventType.ITEM_ABANDONED: ItemAbandoned,
+    EventType.INTERACTION_REQUESTED: InteractionRequested,
+    EventType.INTERACTION_RESOLVED: InteractionEnded,
+    EventType.INTERACTION_EXPIRED: InteractionEnded,
     EventType.USAGE_UPDATED: Updated,
     EventType.PLAN_UPDATED: Updated,
     EventType.DIFF_UPDATED: Updated,

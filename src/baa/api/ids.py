@@ -12,6 +12,7 @@ from typing import Final
 
 SESSION: Final = "ses"
 TURN: Final = "trn"
+INTERACTION: Final = "int"
 DAEMON: Final = "dmn"
 KEEPER: Final = "kpr"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
@@ -21,10 +21,11 @@ class ChildState(StrEnum):
 
 
 class DaemonState(StrEnum):
-    """Where codexd itself stands."""
+    """Where codexd itself stands: `draining` = it finishes what it accepted and takes nothing new until restarted."""
 
     STARTING = "starting"
     RUNNING = "running"
+    DRAINING = "draining"
     STOPPING = "stopping"
 
 
@@ -93,7 +94,7 @@ class CodexStatus(Struct, rename="camel", kw_only=True, frozen=True):
     """What Codex says of its account. Null = it has not said."""
 
     logged_in: bool | None
-    limits: dict[str, object] | None
+    limits: dict[str, Any] | None
 
 
 class Status(Struct, rename="camel", kw_only=True, frozen=True):

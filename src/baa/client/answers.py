@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Struct
 
 from baa.api.errors import STATUS, BaaError, Code, PeerFailed, Rejected, Unavailable
-from baa.api.sessions import Session, Turn
 from baa.client.discovery import Unreachable
 
 T = TypeVar("T")
@@ -18,38 +17,6 @@ UNKNOWN_CODES: Final = ((range(400, 429), Code.INVALID_REQUEST), ((502,), Code.C
 
 
 _CODES: Final[dict[str, Code]] = {code.value: code for code in Code}
-
-
-class Health(Struct, frozen=True):
-    """Answer of `/healthz`."""
-
-    status: str
-
-
-class SessionAnswer(Struct, frozen=True):
-    """One session."""
-
-    session: Session
-
-
-class SessionsPage(Struct, rename="camel", frozen=True):
-    """Sessions, newest first; `next_page_token` asks for the next page, None = there is none."""
-
-    sessions: list[Session]
-    next_page_token: str | None
-
-
-class StartedTurn(Struct, frozen=True):
-    """A turn that is durable; its events follow `cursor`."""
-
-    turn: Turn
-    cursor: str
-
-
-class TurnAnswer(Struct, frozen=True):
-    """One turn."""
-
-    turn: Turn
 
 
 class _Success(Struct, Generic[T], frozen=True):

@@ -20,11 +20,11 @@ import httpx2
 import msgspec
 
 from baa import config as configuration
+from baa.api.answers import AcceptedTurn, Healthy, SessionAnswer, SessionPage, TurnAnswer
 from baa.api.events import EventType
 from baa.api.sessions import CreateSession, Session, StartTurn, Turn
 from baa.api.status import Status
 from baa.client import answers
-from baa.client.answers import SessionsPage, StartedTurn
 from baa.client.discovery import START_IT, Location, Unreachable, locate
 from baa.client.events import EventStream
 from baa.client.pauses import pauses
@@ -59,7 +59,7 @@ class Codexd:
 
     async def health(self) -> str:
         """`ok` while codexd makes progress."""
-        return (await self._get("/healthz", answers.Health)).status
+        return (await self._get("/healthz", Healthy)).status
 
     async def status(self) -> Status:
         """States, counts and versions; no content."""
@@ -68,27 +68,27 @@ class Codexd:
     async def create_session(self, asked: CreateSession) -> Session:
         """A new session. Not asked again when the answer is lost: the session may be there."""
         body = _body(asked)
-        return (await self._ask("POST", "/v1/codexd/sessions", answers.SessionAnswer, body=body)).session
+        return (await self._ask("POST", "/v1/codexd/sessions", SessionAnswer, body=body)).session
 
     async def session(self, session_id: str) -> Session:
         """One session."""
-        return (await self._get(f"/v1/codexd/sessions/{session_id}", answers.SessionAnswer)).session
+        return (await self._get(f"/v1/codexd/sessions/{session_id}", SessionAnswer)).session
 
     async def sessions(
         self, *, purpose: str | None = None, limit: int = 100, page_token: str | None = None
-    ) -> SessionsPage:
+    ) -> SessionPage:
         """A page of sessions, newest first."""
         asked = {"purpose": purpose, "limit": str(limit), "pageToken": page_token}
         query = {name: value for name, value in asked.items() if value is not None}
-        return await self._get("/v1/codexd/sessions", SessionsPage, query=query)
+        return await self._get("/v1/codexd/sessions", SessionPage, query=query)
 
-    async def start_turn(self, asked: StartTurn, *, idempotency_key: str | None = None) -> StartedTurn:
+    async def start_turn(self, asked: StartTurn, *, idempotency_key: str | None = None) -> AcceptedTurn:
         """A turn that is durable. With a key it is asked for again when the answer is lost, and still started once."""
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         return await self._ask(
             "POST",
             "/v1/codexd/turn",
-            StartedTurn,
+            AcceptedTurn,
             body=_body(asked),
             headers=headers,
             repeatable=idempotency_key is not None,
@@ -98,7 +98,7 @@ class Codexd:
         """A turn's ledger; with `wait_ms` once it has ended, or as it stands after that time."""
         query = {"waitMs": str(wait_ms)} if wait_ms else {}
         path = f"/v1/codexd/turn/{turn_id}"
-        return (await self._get(path, answers.TurnAnswer, query=query, wait_s=wait_ms / 1000)).turn
+        return (await self._get(path, TurnAnswer, query=query, wait_s=wait_ms / 1000)).turn
 
     def events(
         self, after: str | None = "0", *, session_id: str | None = None, types: Iterable[EventType] | None = None

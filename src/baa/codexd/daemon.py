@@ -12,8 +12,9 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import apsw
 import structlog
@@ -25,19 +26,24 @@ from baa.api.errors import EX_CONFIG, EX_TEMPFAIL, CannotStart
 from baa.api.events import EventType
 from baa.api.status import ChildState
 from baa.clock import Clock, SystemClock, rfc3339
-from baa.codexd import http, lifecycle, restore, schema
+from baa.codexd import http, leftovers, lifecycle, reading, restore, schema
+from baa.codexd.aftermath import Aftermath, Whose
 from baa.codexd.appserver.keeper_link import KeeperNewer
+from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog, LogFailed, Transaction
 from baa.codexd.handover import Announcement
 from baa.codexd.keepers import Setting
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import ChildChange
 from baa.codexd.machines.inputs import NewEvent
+from baa.codexd.machines.session import Session
+from baa.codexd.machines.turn import StopWish, TurnChange
 from baa.codexd.main_loop import MainLoop
 from baa.codexd.policy import Policy
 from baa.codexd.status import Daemon
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
+from baa.codexd.timers import Periods
 from baa.config import INTERRUPT_S, KILLED_S, LADDER_S, Config
 from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
@@ -76,7 +82,8 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
     log.on_events = lifecycle.write
     try:
         connection = open_reader(log.path)
-        main_loop = MainLoop(log, restore.restore(connection), clock=clock)
+        periods = Periods(config.idle_ms, config.interaction_deadline_ms)
+        main_loop = MainLoop(log, restore.restore(connection, clock), clock=clock, periods=periods)
         setting = Setting(
             keepers=config.state_dir / "keepers",
             daemon_lock=config.state_dir / "daemon.lock",
@@ -97,6 +104,7 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
             clock=clock,
             log=log,
             loop=main_loop,
+            commands=Commands(main_loop, clock=clock),
             supervisor=supervisor,
             subscriptions=Subscriptions(log),
             handover=Announcement(clock),
@@ -106,14 +114,19 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
         async with asyncio.TaskGroup() as tasks:
             looping = tasks.create_task(main_loop.run(), name="main_loop")
             failing = tasks.create_task(_fail_with(log), name="log")
+            aftermath = Aftermath(lambda whose, evidence: _told_left(main_loop, whose, evidence))
+            main_loop.on_look = lambda wanted: _look(main_loop, supervisor, aftermath, wanted)
+            looking = tasks.create_task(aftermath.run(), name="aftermath")
             try:
                 await main_loop.change(lambda transaction: _say(daemon, EventType.DAEMON_STARTED, transaction))
                 await supervisor.take_over(left)
+                main_loop.start_clocks()
                 # Fed as long as the loop runs, so also while codexd drains: that takes longer than a watchdog waits.
                 watching = tasks.create_task(notify.watch(daemon.healthy), name="watchdog")
                 yield daemon
                 watching.cancel()
             finally:
+                looking.cancel()
                 looping.cancel()
                 failing.cancel()
     except* KeeperNewer as newer:
@@ -181,7 +194,7 @@ async def _stop_child(daemon: Daemon, stop: Stop, drain_ms: int) -> None:
     await loop.change(drain)
     await _until_idle(daemon, stop, drain_ms / 1000)
     if loop.running() and not stop.hurried.is_set():
-        await loop.change(lambda transaction: loop.step_open(i.StopTurn(), transaction))
+        await loop.change(lambda transaction: loop.step_open(_stopping, transaction))
         await _until_idle(daemon, stop, INTERRUPT_S)
     await daemon.supervisor.stop(at_once=stop.hurried.is_set())
 
@@ -220,6 +233,48 @@ async def _until_idle(daemon: Daemon, stop: Stop, seconds: float) -> None:
 def _say(daemon: Daemon, type_: EventType, transaction: Transaction, *, handover: bool = False) -> None:
     payload = e.Daemon(daemon_id=daemon.daemon_id, pid=daemon.pid, version=daemon.version, handover=handover)
     transaction.events.append(NewEvent(type_, None, None, payload))
+
+
+STOPPED: Final = StopWish(TurnChange.INTERRUPTED, "daemon_stopped")
+
+
+def _stopping(session: Session) -> i.Input:
+    """codexd stops: what runs is interrupted, what waits goes on waiting for the next codexd."""
+    running = session.running
+    return i.StopTurn("" if running is None else running.turn_id, STOPPED)
+
+
+def _look(loop: MainLoop, supervisor: Supervisor, aftermath: Aftermath, wanted: i.LookForLeft) -> None:
+    """Have it looked for what a turn left running. Without a child there is nothing that it could be told by."""
+    session = loop.sessions.get(wanted.session_id)
+    generation = supervisor.generation
+    if session is None or session.running is None or generation is None or generation.child_pid is None:
+        return  # the turn ends with its child
+    turn = reading.turn(loop.log.reader(), wanted.turn_id, ledger=False)
+    keeper = leftovers.keeper_of(generation.folder)
+    assert turn is not None
+    assert turn.accepted_at is not None
+    aftermath.look(
+        Whose(
+            session_id=wanted.session_id,
+            turn_id=wanted.turn_id,
+            thread_id=session.thread_id or "",
+            cwd=session.settings.cwd,
+            began=datetime.fromisoformat(turn.accepted_at).timestamp(),
+            child=leftovers.Recorded(generation.child_pid, generation.child_start),
+            keeper_pid=0 if keeper is None else keeper.pid,
+            only_turn=len(loop.running()) == 1,
+        )
+    )
+
+
+async def _told_left(loop: MainLoop, whose: Whose, evidence: dict[str, Any]) -> None:
+    def decide(transaction: Transaction) -> None:
+        session = loop.sessions.get(whose.session_id)
+        if session is not None:
+            loop.step(session, i.LeftLooked(whose.turn_id, evidence), transaction)
+
+    await loop.change(decide)
 
 
 async def _fail_with(log: EventLog) -> None:

@@ -71,7 +71,8 @@ class EventLog:
         self._clock = clock
         self._connection = open_writer(path)
         born = clock.utc_ms()
-        schema.prepare(self._connection, epoch=_new_epoch(born), daemon_id=ids.new_id(ids.DAEMON, born))
+        daemon_id = ids.new_id(ids.DAEMON, born)
+        schema.prepare(self._connection, epoch=_new_epoch(born), daemon_id=daemon_id, fold=tables.fold)
         self._readers = threading.local()
         self.epoch = self.meta("epoch")
         self.daemon_id = self.meta("daemon_id")

@@ -14,7 +14,7 @@ import apsw
 
 from baa.clock import Clock, rfc3339
 from baa.codexd.appserver.keeper_link import Exit, KeeperLink, Spool
-from baa.codexd.appserver.translate import Line
+from baa.codexd.appserver.lines import Line
 from baa.codexd.eventlog import Transaction
 
 
@@ -59,8 +59,8 @@ class Generation:
             self.asked[line.request_id] = number
         transaction.statements.append(
             (
-                "INSERT INTO outbox (generation, number, request_id, line) VALUES (?, ?, ?, ?)",
-                (self.number, number, line.request_id, line.data),
+                "INSERT INTO outbox (generation, number, request_id, line, note) VALUES (?, ?, ?, ?, ?)",
+                (self.number, number, line.request_id, line.data, line.note),
             )
         )
         transaction.statements.append(self._set("lines", number))

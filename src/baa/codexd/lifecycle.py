@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from baa.codexd.eventlog import Stored
 
-TOLD: Final = ("session.", "turn.", "child.", "daemon.")
+TOLD: Final = ("session.", "turn.", "interaction.", "child.", "daemon.")
 """The kinds of events that are put down. Items, deltas and updates are content, and many."""
 
 _log = structlog.get_logger("events")

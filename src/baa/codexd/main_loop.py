@@ -11,37 +11,48 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from baa.api import events as e
+from baa.api import ids
 from baa.api.errors import Code, Rejected, Unavailable
-from baa.api.events import EventType
-from baa.api.sessions import SessionSettings, TurnRequest, TurnStatus
+from baa.api.events import TURN_ENDS, EventType
+from baa.api.sessions import TurnStatus
 from baa.api.status import ChildState
-from baa.clock import Clock
-from baa.codexd.appserver import jsonrpc, translate
+from baa.clock import Clock, rfc3339
+from baa.codexd.appserver import jsonrpc, lines, translate
+from baa.codexd.appserver.lines import Line
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
+from baa.codexd.limits import merged, resets_at
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import Child, ChildChange
 from baa.codexd.machines.inputs import NewEvent
-from baa.codexd.machines.session import Session, step
+from baa.codexd.machines.session import Session
+from baa.codexd.machines.step import step
+from baa.codexd.machines.turn import Turn
+from baa.codexd.registry import Registry
+from baa.codexd.timers import USUAL, Periods, StoredTimer, Timers
 
 INBOX_MAX: Final = 1024
 """Commands waiting to be decided. One more is refused with 429: waiting longer would help nobody."""
 
+CALL_S: Final = 10.0
+"""Seconds for Codex to answer a caller's own question; 0.01 are usual."""
+
 COMMANDS_A_ROUND: Final = 64
 """Commands decided between two looks at the spool, so that neither starves the other."""
 
+_WITH_CODEX: Final = TURN_ENDS | {EventType.TURN_ACCEPTED}
+"""The events with which it changes which turns are with Codex."""
 
-@dataclass(frozen=True, slots=True)
-class TurnAnswer:
-    """What a caller is told of its turn: `seq` is where its events begin."""
-
-    turn_id: str
-    seq: int
+_OVER: Final = TURN_ENDS | {
+    EventType.SESSION_CLOSED,
+    EventType.INTERACTION_RESOLVED,
+    EventType.INTERACTION_EXPIRED,
+}
 
 
 @dataclass(slots=True)
@@ -53,94 +64,117 @@ class _Command:
 
 
 @dataclass(slots=True)
-class _Key:
+class Key:
+    """An Idempotency-Key that was used: for which body, and what was answered. `steering`: not answered yet."""
+
     body_hash: str
     turn_id: str
     seq: int
+    steered: bool = False
+    steering: asyncio.Future[dict[str, Any] | None] | None = None
 
 
 @dataclass(slots=True)
 class Restored:
-    """What boot read from the tables."""
+    """What boot read from the tables. `silent_ms`: for how long nothing was heard of a running turn that may stall."""
 
     sessions: dict[str, Session] = field(default_factory=dict)
-    keys: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)
+    timers: list[StoredTimer] = field(default_factory=list)
+    silent_ms: dict[str, int] = field(default_factory=dict)
     generation: int = 0
 
 
 class MainLoop:
     """State and its one owner. All methods belong to the loop's thread."""
 
-    def __init__(self, log: EventLog, restored: Restored, *, clock: Clock) -> None:
+    def __init__(self, log: EventLog, restored: Restored, *, clock: Clock, periods: Periods = USUAL) -> None:
         """Start from what the tables held."""
         self.log = log
-        self.sessions = restored.sessions
+        self.sessions = Registry(restored.sessions.values())
         self.child = Child(generation=restored.generation)
+        self.timers = Timers(clock)
+        self.timers.restore(restored.timers)
+        self.keys = restored.keys
+        self.steering: dict[str, asyncio.Future[dict[str, Any] | None]] = {}
+        self.periods = periods
         self.login_required = False
         self.logged_in: bool | None = None
         self.limits: dict[str, object] | None = None
         self.draining = False
+        self.drained = False
         self.counted: Counter[str] = Counter()
         self.stamp = clock.monotonic()
         self._clock = clock
-        self._by_thread = {s.thread_id: s.session_id for s in self.sessions.values() if s.thread_id is not None}
-        self._by_turn = {turn.turn_id: s.session_id for s in self.sessions.values() for turn in s.turns}
-        self._open: set[str] = {s.session_id for s in self.sessions.values() if s.turns}
-        self._keys = {key: _Key(*value) for key, value in restored.keys.items()}
+        self._calls: dict[str, asyncio.Future[translate.Called]] = {}
+        self._clocks = False
+        self._lease_told = 0
         self._generation: Generation | None = None
         self._inbox: deque[_Command] = deque()
         self._wake = asyncio.Event()
         self.on_ready: Callable[[], None] = lambda: None
         self.on_handshake_failed: Callable[[str], None] = lambda _: None
+        self.on_look: Callable[[i.LookForLeft], None] = lambda _: None
+        for session in restored.sessions.values():
+            for turn in session.turns:
+                self._take_up(turn, restored.silent_ms.get(turn.turn_id))
+
+    def _take_up(self, turn: Turn, silent_ms: int | None) -> None:
+        """What an earlier codexd had begun with this turn goes on."""
+        if turn.request.stall_ms is not None and silent_ms is not None:
+            self.timers.watch_silence(turn.turn_id, turn.request.stall_ms, silent_ms)
+        for steer in turn.steers:
+            waiting = self.steering[steer.steer_id] = asyncio.get_running_loop().create_future()
+            if steer.idempotency_key is not None and steer.body_hash is not None:
+                key = Key(steer.body_hash, turn.turn_id, self.log.head, steered=True, steering=waiting)
+                self.keys[steer.idempotency_key] = key
 
     # --- what others ask
 
-    async def create_session(self, session_id: str, settings: SessionSettings) -> None:
-        """Register a session. Returns once that is durable. Raises Unavailable."""
-
-        def decide(transaction: Transaction) -> None:
-            self._refuse_while_draining()
-            self.sessions[session_id] = Session(session_id, settings)
-            payload = e.SessionRegistered(settings=settings)
-            transaction.events.append(NewEvent(EventType.SESSION_REGISTERED, session_id, None, payload))
-
-        await self._ask(decide)
-
-    async def start_turn(
-        self, session_id: str, turn_id: str, request: TurnRequest, *, key: str | None, body_hash: str
-    ) -> TurnAnswer:
-        """Accept a turn. Returns once that is durable.
-
-        With a `key` that was used before, returns what was answered then. Raises Rejected, Unavailable.
-        """
-        known: list[_Key] = []
-
-        def decide(transaction: Transaction) -> None:
-            if key is not None and key in self._keys:
-                known.append(self._known(key, body_hash))
-                return
-            session = self._session_for_turn(session_id)
-            given = i.TurnRequested(turn_id, request, key, None if key is None else body_hash)
-            self._by_turn[turn_id] = session_id
-            if key is not None:
-                entry = self._keys[key] = _Key(body_hash, turn_id, 0)
-                transaction.done.append(lambda seq: setattr(entry, "seq", seq))
-            self._step(session, given, transaction)
-
-        seq = await self._ask(decide)
-        return TurnAnswer(known[0].turn_id, known[0].seq) if known else TurnAnswer(turn_id, seq)
-
     async def change(self, decide: Callable[[Transaction], None]) -> int:
         """For the supervisor: decide something about the child. Returns the seq before it, once it is durable."""
-        return await self._ask(decide, bounded=False)
+        return await self.ask(decide, bounded=False)
+
+    async def settle(self) -> None:
+        """Wait until all that was decided so far is durable."""
+        await self.ask(lambda _: None, bounded=False)
+
+    async def call(self, line: Callable[[int], Line]) -> translate.Called:
+        """Ask the child something for a caller who waits. Raises Unavailable if there is no child, or it dies."""
+        answer: asyncio.Future[translate.Called] = asyncio.get_running_loop().create_future()
+
+        def decide(transaction: Transaction) -> None:
+            if self._generation is None or not self.child.ready:
+                raise Unavailable(Code.CHILD_UNAVAILABLE, "Codex does not run at the moment. Try again.")
+            asking = line(self._generation.next_number)
+            assert asking.request_id is not None
+            self._calls[asking.request_id] = answer
+            self._generation.send(transaction, asking)
+
+        await self.ask(decide)
+        try:
+            async with asyncio.timeout(CALL_S):
+                return await answer
+        except TimeoutError:
+            raise Unavailable(Code.CHILD_UNAVAILABLE, f"Codex did not answer in {CALL_S:.0f} s. Try again.") from None
+
+    def start_clocks(self) -> None:
+        """From here on timers count: all that was written while nobody read is read."""
+        self._clocks = True
+        self._wake.set()
 
     def wake(self) -> None:
         """There may be more to read from the spool."""
         self._wake.set()
 
+    @property
+    def waiting(self) -> int:
+        """Commands that are not decided yet."""
+        return len(self._inbox)
+
     def running(self) -> list[Session]:
         """The sessions of which a turn is with Codex."""
-        return [s for s in map(self.sessions.__getitem__, self._open) if s.running is not None]
+        return [session for session in self.sessions.hearing() if session.running is not None]
 
     # --- the loop
 
@@ -156,7 +190,8 @@ class MainLoop:
 
     async def _idle(self) -> None:
         try:
-            async with asyncio.timeout(1.0):
+            next_in = self.timers.next_in() if self._clocks else None
+            async with asyncio.timeout(1.0 if next_in is None else min(1.0, next_in)):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -174,6 +209,19 @@ class MainLoop:
             transaction = Transaction()
             self.ingest(self._generation, transaction)
             self._submit(transaction)
+        if self._clocks:
+            self._look_at_clocks()
+
+    def _look_at_clocks(self) -> None:
+        next_in = self.timers.next_in()
+        if next_in is None or next_in > 0:
+            return
+        transaction = Transaction()
+        for owner_id, kind in list(self.timers.over(self.sessions.asking())):
+            session = self.sessions.of_owner(owner_id)
+            if session is not None:
+                self.step(session, i.TimeUp(owner_id, kind), transaction)
+        self._submit(transaction)
 
     def _decide(self, command: _Command) -> None:
         transaction = Transaction()
@@ -186,7 +234,11 @@ class MainLoop:
         transaction.done.append(lambda seq: None if command.answer.done() else command.answer.set_result(seq))
         self.log.submit(transaction)
 
-    async def _ask(self, decide: Callable[[Transaction], None], *, bounded: bool = True) -> int:
+    async def ask(self, decide: Callable[[Transaction], None], *, bounded: bool = True) -> int:
+        """Have something decided, in its turn. Returns the seq before it, once it is durable.
+
+        Raises Unavailable (429) if too much waits already, and whatever `decide` raises for its caller.
+        """
         if bounded and len(self._inbox) >= INBOX_MAX:
             raise Unavailable(Code.OVERLOADED, "codexd has too much to do at the moment. Try again.")
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -198,82 +250,74 @@ class MainLoop:
         if transaction.events or transaction.statements or transaction.done:
             self.log.submit(transaction)
 
-    # --- commands
-
-    def _refuse_while_draining(self) -> None:
-        if self.draining:
-            raise Unavailable(Code.DRAINING, "codexd is stopping. Try again once it is back.")
-
-    def _session_for_turn(self, session_id: str) -> Session:
-        self._refuse_while_draining()
-        session = self.sessions.get(session_id)
-        if session is None:
-            raise Rejected(Code.SESSION_NOT_FOUND, "There is no such session. List them at /v1/codexd/sessions.")
-        if session.turns:
-            raise Rejected(
-                Code.TURN_IN_PROGRESS,
-                "A turn of this session has not ended. Wait for its end, or use another session.",
-                details={"turnId": session.turns[0].turn_id},
-            )
-        if self.child.refuses_turns:
-            raise Unavailable(
-                Code.CHILD_UNAVAILABLE,
-                "Codex does not run on this node; GET /v1/codexd/status says why.",
-                retry_after_ms=30_000,
-            )
-        if self.login_required:
-            raise Unavailable(
-                Code.CODEX_NOT_LOGGED_IN,
-                "Codex is not logged in. Log it in with `codex login` in codexd's CODEX_HOME.",
-                retry_after_ms=30_000,
-            )
-        return session
-
-    def _known(self, key: str, body_hash: str) -> _Key:
-        entry = self._keys[key]
-        if entry.body_hash != body_hash:
-            raise Rejected(
-                Code.IDEMPOTENCY_MISMATCH,
-                "This Idempotency-Key was used with another body. A new request needs a new key.",
-                details={"turnId": entry.turn_id},
-            )
-        return entry
-
     # --- sessions
 
-    def _step(self, session: Session, given: i.Input, transaction: Transaction) -> None:
+    def step(self, session: Session, given: i.Input, transaction: Transaction) -> None:
         """Let the session's machine decide, and put down what follows from it."""
         done = step(session, given, self.child)
         if done.session is not session:
-            self._remember(session, done.session)
-        transaction.events.extend(done.events)
+            self.sessions.remember(done.session, transaction)
+        for event in done.events:
+            transaction.events.append(event)
+            if event.type in _OVER:
+                self._forget(event, transaction)
+            elif event.turn_id is not None:
+                self.timers.heard(event.turn_id)
+            if event.type in _WITH_CODEX:
+                transaction.done.append(self._tell_lease)
         for effect in done.effects:
-            if isinstance(effect, i.Count):
-                self.counted[effect.what] += 1
-            elif self._generation is None:  # The child died meanwhile, and the turn ends with it.
-                assert isinstance(effect, i.InterruptTurn)
-            else:
-                self._generation.send(transaction, translate.line_of(effect, self._generation.next_number))
+            self._carry_out(effect, transaction)
 
-    def _remember(self, before: Session, after: Session) -> None:
-        self.sessions[after.session_id] = after
-        if before.thread_id != after.thread_id:
-            if before.thread_id is not None:
-                self._by_thread.pop(before.thread_id, None)
-            if after.thread_id is not None:
-                self._by_thread[after.thread_id] = after.session_id
-        if before.turns is not after.turns:
-            left = {turn.turn_id for turn in after.turns}
-            for turn in before.turns:
-                if turn.turn_id not in left:
-                    self._by_turn.pop(turn.turn_id, None)
-            (self._open.add if after.turns else self._open.discard)(after.session_id)
+    def _tell_lease(self, _: int) -> None:
+        self.tell_lease()
+
+    def tell_lease(self) -> None:
+        """Let the keeper know when the next lease of a running turn ends: without a codexd, the turn ends with it."""
+        lease_ms = self.timers.lease_ms(s.running.turn_id for s in self.running() if s.running is not None)
+        if not lease_ms and not self._lease_told:
+            return
+        if self._generation is not None and self._generation.link is not None:
+            self._lease_told = lease_ms
+            self._generation.link.lease_ends_in(lease_ms)
+
+    def _forget(self, event: NewEvent, transaction: Transaction) -> None:
+        """What ended has no timers and no wishes left."""
+        payload = event.payload
+        owner_id = (
+            payload.interaction_id if isinstance(payload, e.InteractionEnded) else event.turn_id or event.session_id
+        )
+        assert owner_id is not None
+        self.timers.clear(transaction, owner_id)
+        if not isinstance(payload, e.InteractionEnded):
+            transaction.statements.append(("DELETE FROM ending WHERE owner_id = ?", (owner_id,)))
+
+    def _carry_out(self, effect: i.Effect, transaction: Transaction) -> None:
+        match effect:
+            case i.Count(what):
+                self.counted[what] += 1
+            case i.SetTimer(owner_id, kind, after_ms):
+                self.timers.set(transaction, owner_id, kind, after_ms)
+            case i.Idle(session_id):
+                self.timers.set(transaction, session_id, i.TimerKind.IDLE, self.periods.idle_ms)
+            case i.Remember(owner_id):
+                told = msgspec.json.encode({"stop": effect.stop, "said": effect.said}).decode()
+                statement = "INSERT OR REPLACE INTO ending (owner_id, told) VALUES (?, ?)"
+                transaction.statements.append((statement, (owner_id, told)))
+            case i.LookForLeft():
+                transaction.done.append(lambda _: self.on_look(effect))
+            case i.SteerDone(steer_id, error):
+                waiting = self.steering.pop(steer_id, None)
+                if waiting is not None:
+                    transaction.done.append(lambda _: None if waiting.done() else waiting.set_result(error))
+            case _ if self._generation is None:  # The child died meanwhile, and what this was for ends with it.
+                assert not isinstance(effect, i.OpenThread | i.HandTurn | i.ReadHistory)
+            case _:
+                self._generation.send(transaction, lines.line_of(effect, self._generation.next_number))
 
     def step_open(self, given: i.Input | Callable[[Session], i.Input], transaction: Transaction) -> None:
-        """Give an input to every session that has a turn which did not end."""
-        for session_id in sorted(self._open):
-            session = self.sessions[session_id]
-            self._step(session, given(session) if callable(given) else given, transaction)
+        """Give an input to every session that what happens to the child can matter to."""
+        for session in self.sessions.hearing():
+            self.step(session, given(session) if callable(given) else given, transaction)
 
     # --- the child
 
@@ -291,16 +335,19 @@ class MainLoop:
         self.change_child(ChildChange.READY)
         transaction.events.append(NewEvent(event, None, None, payload))
         self.step_open(i.ChildBecameReady(), transaction)
+        for session in self.sessions.all.values():
+            if session.loaded_in == self.child.generation and not session.turns and not session.settings.ephemeral:
+                self.timers.set(transaction, session.session_id, i.TimerKind.IDLE, self.periods.idle_ms)
         transaction.done.append(lambda _: self.on_ready())
 
     def ingest(self, generation: Generation, transaction: Transaction) -> None:
         """Read on in the spool: a chunk of it, with all that it leads to, and the new offset, in one transaction."""
         spool = generation.spool
         offset, oversize = spool.offset, spool.oversize
-        lines = generation.read_lines()
+        read = generation.read_lines()
         for _ in range(spool.oversize - oversize):
             self._unreadable(jsonrpc.Unreadable("", "a line too long to be read was skipped"), transaction)
-        for line in lines:
+        for line in read:
             message = jsonrpc.decode(line)
             if isinstance(message, jsonrpc.Unreadable):
                 self._unreadable(message, transaction)
@@ -321,24 +368,40 @@ class MainLoop:
     def _take(self, come: translate.Incoming, generation: Generation, transaction: Transaction) -> None:
         match come:
             case translate.ForSession(thread_id, given):
-                session = self.sessions.get(self._by_thread.get(thread_id, ""))
-                if session is not None:
-                    self._step(session, given, transaction)
+                session = self.sessions.of_thread(thread_id)
+                if session is not None and session.thread_id != thread_id:
+                    self.step(session, i.OfAgent(thread_id, given), transaction)
+                elif session is not None:
+                    self.step(session, self._completed(given), transaction)
                 elif isinstance(given, i.Noted):
                     self._note(given, None, transaction)
                 else:
                     self.counted["message of no session"] += 1
             case translate.ForTurn(owner_id, given):
-                session = self.sessions.get(self._by_turn.get(owner_id, owner_id))
-                if isinstance(given, i.ThreadOpened) and self._by_thread.get(given.thread_id, owner_id) != owner_id:
+                session = self.sessions.of_owner(owner_id)
+                taken = self.sessions.of_thread(given.thread_id) if isinstance(given, i.ThreadOpened) else None
+                if taken is not None and taken is not session:
                     given = i.ThreadRefused({"message": "Codex answered with the thread of another session."})
                 if session is not None:
-                    self._step(session, given, transaction)
+                    self.step(session, given, transaction)
                 else:
                     self.counted["answer for no turn"] += 1
-            case translate.Asked(thread_id, note, line):
-                generation.send(transaction, translate.Line(None, line))
-                self._note(note, thread_id, transaction)
+            case translate.Asked(thread_id):
+                session = self.sessions.of_thread(thread_id)
+                if session is None:
+                    self._refuse(come.refused, generation, transaction)
+                else:
+                    self._asked(session, come, generation, transaction)
+            case translate.AskedNoMore(thread_id, request_id):
+                session = self.sessions.of_thread(thread_id)
+                if session is not None:
+                    self.step(session, i.AskedNoMore(generation.number, request_id), transaction)
+            case translate.Refused():
+                self._refuse(come, generation, transaction)
+            case translate.Called(request_id):
+                waiting = self._calls.pop(request_id, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(come)
             case translate.ForNobody(note):
                 self._note(note, None, transaction)
             case translate.Initialized(version):
@@ -348,23 +411,58 @@ class MainLoop:
             case translate.AccountRead(logged_in, required):
                 self.logged_in, self.login_required = logged_in, required
             case translate.LimitsRead(limits):
-                self.limits = dict(limits)
+                self.limits = merged(self.limits, limits)
             case translate.Dropped(why):
                 self.counted[why] += 1
+
+    def _completed(self, given: i.Input) -> i.Input:
+        """The input with what only this loop knows: a new turn's id, the account's limits."""
+        match given:
+            case i.TurnNamed():
+                return msgspec.structs.replace(given, new_id=ids.new_id(ids.TURN, self._clock.utc_ms()))
+            case i.TurnFinished(end=i.TurnEnd.FAILED):
+                return msgspec.structs.replace(given, limits=self.limits, resets_at=resets_at(self.limits))
+        return given
+
+    def _asked(
+        self, session: Session, asked: translate.Asked, generation: Generation, transaction: Transaction
+    ) -> None:
+        utc_ms, deadline_ms = self._clock.utc_ms(), self.periods.interaction_deadline_ms
+        codex_turn_id = asked.codex_turn_id
+        if asked.thread_id != session.thread_id and session.running is not None:  # a sub-agent asks for its parent
+            codex_turn_id = session.running.codex_turn_id
+        given = i.Asked(
+            interaction_id=ids.new_id(ids.INTERACTION, utc_ms),
+            generation=generation.number,
+            request_id=asked.request_id,
+            kind=asked.kind,
+            codex_turn_id=codex_turn_id,
+            item_id=asked.item_id,
+            request=asked.request,
+            decisions=asked.decisions,
+            deadline_ms=deadline_ms,
+            deadline_at=rfc3339(utc_ms + deadline_ms),
+        )
+        self.step(session, given, transaction)
+
+    def _refuse(self, refused: translate.Refused, generation: Generation, transaction: Transaction) -> None:
+        generation.send(transaction, Line(None, refused.line))
+        self._note(refused.note, refused.thread_id, transaction)
 
     def _initialized(self, generation: Generation, version: str, transaction: Transaction) -> None:
         if self.child.state is not ChildState.STARTING:
             return
-        generation.send(transaction, translate.initialized())
-        generation.send(transaction, translate.read_account(generation.next_number))
+        generation.send(transaction, lines.initialized())
+        generation.send(transaction, lines.read_account(generation.next_number))
+        generation.send(transaction, lines.read_limits(generation.next_number))
         generation.ready(transaction, version)
         ready = e.Child(generation=generation.number, pid=generation.child_pid, codex_version=version)
         self.became_ready(transaction, EventType.CHILD_READY, ready)
 
     def _note(self, note: i.Noted, thread_id: str | None, transaction: Transaction) -> None:
-        session = self.sessions.get(self._by_thread.get(thread_id or "", ""))
+        session = self.sessions.of_thread(thread_id)
         if session is not None:
-            self._step(session, note, transaction)
+            self.step(session, note, transaction)
             return
         payload = e.Notification(
             method=note.method, params=note.params, answered=note.answered, emitted_at=note.emitted_at
@@ -379,6 +477,10 @@ class MainLoop:
 
     def died(self, generation: Generation, taken: int | None, keeper_died: bool, transaction: Transaction) -> None:
         """The child is gone and its spool is read: what does each open turn's session make of it?"""
+        for waiting in self._calls.values():
+            if not waiting.done():
+                waiting.set_exception(Unavailable(Code.CHILD_UNAVAILABLE, "Codex ended before it answered. Try again."))
+        self._calls.clear()
 
         def told(session: Session) -> i.Input:
             number = None

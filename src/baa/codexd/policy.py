@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baa.api.errors import Code, Rejected
-from baa.api.sessions import ApprovalPolicy, CreateSession, Sandbox, SessionSettings
+from baa.api.sessions import (
+    PROMPT_MAX,
+    ApprovalPolicy,
+    CreateSession,
+    InputPart,
+    LocalImage,
+    Sandbox,
+    SessionSettings,
+    StartTurn,
+    TextInput,
+    TurnRequest,
+)
 
 _POWER = {Sandbox.READ_ONLY: 0, Sandbox.WORKSPACE_WRITE: 1, Sandbox.DANGER_FULL_ACCESS: 2}
 
@@ -20,12 +31,81 @@ class Policy:
     roots: tuple[Path, ...]
     private: tuple[Path, ...]
 
-    def settings(self, asked: CreateSession) -> SessionSettings:
+    def settings(self, asked: CreateSession, cwd: str) -> SessionSettings:
         """The settings of a new session: what was asked, with the defaults, under the ceiling.
 
         Raises Rejected: 403 `policy_ceiling`, or 422 `invalid_request` for a `cwd` that is no folder.
         """
         sandbox = asked.sandbox or min(Sandbox.WORKSPACE_WRITE, self.sandbox, key=lambda mode: _POWER[mode])
+        self._refuse_above(sandbox)
+        return SessionSettings(
+            cwd=str(self.folder(cwd)),
+            sandbox=sandbox,
+            approval_policy=asked.approval_policy or ApprovalPolicy.NEVER,
+            purpose=asked.purpose,
+            model=asked.model,
+            model_provider=asked.model_provider,
+            writable_roots=tuple(str(self.folder(root, "writableRoots")) for root in asked.writable_roots),
+            base_instructions=asked.base_instructions,
+            developer_instructions=asked.developer_instructions,
+            personality=asked.personality,
+            service_tier=asked.service_tier,
+            ephemeral=asked.ephemeral,
+            metadata=asked.metadata,
+        )
+
+    def request(self, asked: StartTurn) -> TurnRequest:
+        """What a turn will be asked to do, under the ceiling. Raises Rejected: 403, or 422 for input that cannot be."""
+        if asked.sandbox is not None:
+            self._refuse_above(asked.sandbox)
+        parts = self.input(asked.prompt, asked.input)
+        return TurnRequest(
+            prompt=prompt_of(parts),
+            input=() if asked.input is None else parts,
+            model=asked.model,
+            effort=asked.effort,
+            sandbox=asked.sandbox,
+            approval_policy=asked.approval_policy,
+            output_schema=asked.output_schema,
+            deadline_ms=asked.deadline_ms,
+            stall_ms=asked.stall_ms,
+            lease_ms=asked.lease_ms,
+            metadata=asked.metadata,
+        )
+
+    def input(self, prompt: str | None, parts: list[InputPart] | None) -> tuple[InputPart, ...]:
+        """The input of a turn, images by their real paths. Raises Rejected."""
+        if (prompt is None) == (parts is None):
+            raise Rejected(Code.INVALID_REQUEST, "Say either `prompt` or `input`.", details={"field": "prompt"})
+        given = tuple(parts) if parts is not None else (TextInput(prompt or ""),)
+        if not given:
+            raise Rejected(Code.INVALID_REQUEST, "`input` is empty.", details={"field": "input"})
+        characters = sum(len(part.text) for part in given if isinstance(part, TextInput))
+        if characters > PROMPT_MAX:
+            raise Rejected(
+                Code.INVALID_REQUEST,
+                f"The input has {characters} characters, and Codex takes {PROMPT_MAX}. Put long input in a file, and"
+                " name the file in the prompt.",
+                details={"field": "prompt", "maximum": PROMPT_MAX},
+            )
+        return tuple(LocalImage(str(self.image(part.path))) if isinstance(part, LocalImage) else part for part in given)
+
+    def image(self, path: str) -> Path:
+        """The real path of an image that Codex may read. Raises Rejected."""
+        try:
+            real = Path(os.path.realpath(path, strict=True))
+            if not os.path.isabs(path) or not real.is_file():
+                raise FileNotFoundError
+        except (OSError, ValueError):
+            raise Rejected(
+                Code.INVALID_REQUEST,
+                "The path of an image must be the absolute path of a file that exists.",
+                details={"field": "input"},
+            ) from None
+        self._allow(real, "input")
+        return real
+
+    def _refuse_above(self, sandbox: Sandbox) -> None:
         if _POWER[sandbox] > _POWER[self.sandbox]:
             raise Rejected(
                 Code.POLICY_CEILING,
@@ -33,20 +113,9 @@ class Policy:
                 " `ceiling.sandbox` in baa.toml and restart codexd.",
                 details={"field": "sandbox", "ceiling": self.sandbox.value},
             )
-        return SessionSettings(
-            cwd=str(self.folder(asked.cwd)),
-            sandbox=sandbox,
-            approval_policy=asked.approval_policy or ApprovalPolicy.NEVER,
-            purpose=asked.purpose,
-            model=asked.model,
-            model_provider=asked.model_provider,
-            base_instructions=asked.base_instructions,
-            developer_instructions=asked.developer_instructions,
-            metadata=asked.metadata,
-        )
 
-    def folder(self, cwd: str) -> Path:
-        """The real path of `cwd`, if work may be done there. Raises Rejected."""
+    def folder(self, cwd: str, field: str = "cwd") -> Path:
+        """The real path of a folder, if work may be done there; `field` is its name in the request. Raises Rejected."""
         try:
             real = Path(os.path.realpath(cwd, strict=True))
             if not os.path.isabs(cwd) or not real.is_dir():
@@ -54,24 +123,32 @@ class Policy:
         except (OSError, ValueError):
             raise Rejected(
                 Code.INVALID_REQUEST,
-                "`cwd` must be the absolute path of a folder that exists.",
-                details={"field": "cwd"},
+                f"`{field}` must be the absolute path of a folder that exists.",
+                details={"field": field},
             ) from None
+        self._allow(real, field)
+        return real
+
+    def _allow(self, real: Path, field: str) -> None:
         root = next((root for root in self.roots if real.is_relative_to(root)), None)
         if root is None or _hidden(real, root):
             raise Rejected(
                 Code.POLICY_CEILING,
-                "`cwd` lies outside the folders in which this node works. Use another, or add it to `ceiling.roots` in"
-                " baa.toml and restart codexd.",
-                details={"field": "cwd"},
+                f"`{field}` lies outside the folders in which this node works. Use another, or add it to"
+                " `ceiling.roots` in baa.toml and restart codexd.",
+                details={"field": field},
             )
         if any(folder.is_relative_to(real) or real.is_relative_to(folder) for folder in self.private):
             raise Rejected(
                 Code.POLICY_CEILING,
-                "`cwd` holds codexd's own state or Codex's login: an agent that works there could read or change them.",
-                details={"field": "cwd"},
+                f"`{field}` holds codexd's own state or Codex's login: an agent there could read or change them.",
+                details={"field": field},
             )
-        return real
+
+
+def prompt_of(parts: tuple[InputPart, ...]) -> str:
+    """The words of an input, as one text."""
+    return "\n".join(part.text for part in parts if isinstance(part, TextInput))
 
 
 def _hidden(folder: Path, root: Path) -> bool:

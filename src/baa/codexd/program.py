@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from baa.codexd.appserver.translate import OFF
+from baa.codexd.appserver.lines import OFF
 
 PASSED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LOGNAME", "SHELL", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """What the child sees of our environment, and LC_*: an agent's commands can read all of it, so no secret goes there."""

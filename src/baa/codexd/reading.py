@@ -8,12 +8,15 @@ from typing import Any, Final
 
 import apsw
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from baa.api.events import ItemDelta
+from baa.api.interactions import AnswerInteraction, Interaction, InteractionKind, InteractionStatus, ResolvedBy
 from baa.api.sessions import (
+    Fork,
     Item,
     ItemStatus,
+    Origin,
     Session,
     SessionSettings,
     SessionStatus,
@@ -106,13 +109,24 @@ def text_so_far(connection: apsw.Connection, turn_id: str, item_id: str) -> str 
 
 
 _SESSION: Final = """
-SELECT session_id, thread_id, settings, model, loaded_in, last_turn_id, last_turn_status, usage, created_at, updated_at,
+SELECT session_id, thread_id, settings, forked_from, model, last_turn_id, last_turn_status, usage, created_at,
+    updated_at, closed_at,
     (SELECT turn_id FROM turn WHERE turn.session_id = session.session_id AND ended_at IS NULL
-        ORDER BY queued_seq LIMIT 1),
+        ORDER BY queued_seq LIMIT 1) AS current,
     (SELECT count(*) FROM turn WHERE turn.session_id = session.session_id AND ended_at IS NULL AND status = 'queued'),
-    (SELECT generation FROM generation WHERE ended_at IS NULL), created_seq
+    (SELECT count(*) FROM interaction WHERE interaction.session_id = session.session_id AND status = 'open') AS asking,
+    EXISTS (SELECT 1 FROM loaded JOIN generation USING (generation)
+        WHERE loaded.session_id = session.session_id AND generation.ended_at IS NULL) AS is_loaded,
+    created_seq
 FROM session
 """
+
+_STANDS: Final = {
+    SessionStatus.CLOSED: "closed_at IS NOT NULL",
+    SessionStatus.ACTIVE: "closed_at IS NULL AND current IS NOT NULL",
+    SessionStatus.IDLE: "closed_at IS NULL AND current IS NULL AND is_loaded",
+    SessionStatus.NOT_LOADED: "closed_at IS NULL AND current IS NULL AND NOT is_loaded",
+}
 
 
 def session(connection: apsw.Connection, session_id: str) -> Session | None:
@@ -122,89 +136,135 @@ def session(connection: apsw.Connection, session_id: str) -> Session | None:
 
 
 def sessions(
-    connection: apsw.Connection, *, limit: int, below: int | None, purpose: str | None
+    connection: apsw.Connection,
+    *,
+    limit: int,
+    below: int | None,
+    purpose: str | None = None,
+    status: SessionStatus | None = None,
+    needs_answer: bool = False,
 ) -> tuple[list[Session], int | None]:
-    """Sessions, newest first, at most `limit`, made before created_seq `below`; and where the next page begins."""
-    where = "WHERE (?1 IS NULL OR created_seq < ?1) AND (?2 IS NULL OR json_extract(settings, '$.purpose') = ?2)"
-    rows = list(
-        connection.execute(_SESSION + where + " ORDER BY created_seq DESC LIMIT ?3", (below, purpose, limit + 1))
-    )
+    """Sessions, newest first, at most `limit`, made before created_seq `below`; and where the next page begins.
+
+    A session that is made meanwhile is newer than every page that follows, so it moves none of them.
+    """
+    where = ["(?1 IS NULL OR created_seq < ?1)", "(?2 IS NULL OR purpose = ?2)"]
+    if status is not None:
+        where.append(_STANDS[status])
+    if needs_answer:
+        where.append("asking > 0")
+    query = f"{_SESSION} WHERE {' AND '.join(where)} ORDER BY created_seq DESC LIMIT ?3"
+    rows = list(connection.execute(query, (below, purpose, limit + 1)))
     more = rows[limit - 1][-1] if len(rows) > limit else None
     return [_session_of(row) for row in rows[:limit]], more
 
 
 def _session_of(row: tuple[Any, ...]) -> Session:
-    (
-        session_id,
-        thread_id,
-        stored,
-        model,
-        loaded_in,
-        last_id,
-        last_status,
-        usage,
-        created,
-        updated,
-        current,
-        queued,
-        generation,
-        _,
-    ) = row
+    (session_id, thread_id, stored, fork, model, last_id, last_status, usage, created, updated, closed, *rest) = row
+    current, queued, asking, loaded, _ = rest
     settings = _settings.decode(stored)
-    loaded = loaded_in != 0 and loaded_in == generation
     status = SessionStatus.ACTIVE if current else SessionStatus.IDLE if loaded else SessionStatus.NOT_LOADED
     return Session(
         session_id=session_id,
         thread_id=thread_id,
-        status=status,
+        status=SessionStatus.CLOSED if closed else status,
         purpose=settings.purpose,
         cwd=settings.cwd,
         model=model,
+        model_provider=settings.model_provider,
         sandbox=settings.sandbox,
         approval_policy=settings.approval_policy,
+        writable_roots=settings.writable_roots,
+        base_instructions=settings.base_instructions,
+        developer_instructions=settings.developer_instructions,
+        personality=settings.personality,
+        service_tier=settings.service_tier,
+        ephemeral=settings.ephemeral,
+        forked_from=None if fork is None else msgspec.json.decode(fork, type=Fork),
         current_turn_id=current,
         last_turn_id=last_id,
         last_turn_status=None if last_status is None else TurnStatus(last_status),
         queued_turns=queued,
-        open_interactions=0,
+        open_interactions=asking,
         usage=None if usage is None else msgspec.json.decode(usage),
         metadata=settings.metadata,
         created_at=created,
         updated_at=updated,
+        closed_at=closed,
     )
 
 
 _TURN: Final = """
-SELECT turn_id, session_id, codex_turn_id, status, reason, error, evidence, request, final_message, usage, diff, plan,
-    queued_at, accepted_at, started_at, ended_at FROM turn
+SELECT turn_id, session_id, codex_turn_id, status, origin, reason, error, evidence, request, final_message, output,
+    usage, diff, plan, queued_at, accepted_at, started_at, ended_at, queued_seq FROM turn
 """
 
 
 def turn(connection: apsw.Connection, turn_id: str, *, ledger: bool) -> Turn | None:
-    """One turn, or None. With `ledger`, its items too."""
+    """One turn, or None. With `ledger`, its items and interactions too."""
     with connection:
         row = next(connection.execute(_TURN + "WHERE turn_id = ?", (turn_id,)), None)
-        items = _items(connection, turn_id) if ledger and row is not None else None
-    return None if row is None else _turn_of(row, items)
+        found = None if row is None else _turn_of(row)
+        if found is not None and ledger:
+            items, interactions = _items(connection, turn_id), _interactions(connection, turn_id)
+            found = msgspec.structs.replace(found, items=items, interactions=interactions)
+    return found
 
 
-def _turn_of(row: tuple[Any, ...], items: list[Item] | None) -> Turn:
-    (turn_id, session_id, codex_id, status, reason, error, evidence, request, final, usage, diff, plan, *times) = row
+def turns(
+    connection: apsw.Connection, session_id: str, *, limit: int, below: int | None
+) -> tuple[list[Turn], int | None]:
+    """The turns of a session, newest first, at most `limit`, older than queued_seq `below`; where the next page is."""
+    where = "WHERE session_id = ?1 AND (?2 IS NULL OR queued_seq < ?2) ORDER BY queued_seq DESC LIMIT ?3"
+    rows = list(connection.execute(_TURN + where, (session_id, below, limit + 1)))
+    more = rows[limit - 1][-1] if len(rows) > limit else None
+    return [_turn_of(row) for row in rows[:limit]], more
+
+
+def last_ended(connection: apsw.Connection, session_id: str) -> str | None:
+    """Codex's id of the last turn of a session that Codex had and that has ended."""
+    row = next(
+        connection.execute(
+            "SELECT codex_turn_id FROM turn WHERE session_id = ? AND ended_at IS NOT NULL AND codex_turn_id IS NOT NULL"
+            " ORDER BY queued_seq DESC LIMIT 1",
+            (session_id,),
+        ),
+        None,
+    )
+    return None if row is None else str(row[0])
+
+
+def seq_of_key(connection: apsw.Connection, key: str) -> int:
+    """The place in the log just before what was asked for with this Idempotency-Key."""
+    row: tuple[int] = next(connection.execute("SELECT seq FROM idempotency_key WHERE key = ?", (key,)))
+    return row[0]
+
+
+def _turn_of(row: tuple[Any, ...]) -> Turn:
+    (turn_id, session_id, codex_id, status, origin, reason, error, evidence, request, final, output, *rest) = row
+    usage, diff, plan, queued_at, accepted_at, started_at, ended_at, _ = rest
     asked = _request.decode(request)
-    queued_at, accepted_at, started_at, ended_at = times
     return Turn(
         turn_id=turn_id,
         session_id=session_id,
         codex_turn_id=codex_id,
         status=TurnStatus(status),
-        origin="api",
+        origin=Origin(origin),
         reason=reason,
         error=None if error is None else msgspec.json.decode(error),
         evidence=msgspec.json.decode(evidence),
         prompt=asked.prompt,
+        input=asked.input,
         model=asked.model,
         effort=asked.effort,
+        sandbox=asked.sandbox,
+        approval_policy=asked.approval_policy,
+        output_schema=asked.output_schema,
+        deadline_ms=asked.deadline_ms,
+        stall_ms=asked.stall_ms,
+        lease_ms=asked.lease_ms,
         final_message=final,
+        output=None if output is None else msgspec.json.decode(output),
         usage=None if usage is None else msgspec.json.decode(usage),
         diff=diff,
         plan=None if plan is None else msgspec.json.decode(plan),
@@ -213,30 +273,83 @@ def _turn_of(row: tuple[Any, ...], items: list[Item] | None) -> Turn:
         accepted_at=accepted_at,
         started_at=started_at,
         ended_at=ended_at,
-        items=UNSET if items is None else items,
     )
 
 
 def _items(connection: apsw.Connection, turn_id: str) -> list[Item]:
     rows = list(
         connection.execute(
-            "SELECT item_id, kind, status, item, text, started_at, ended_at FROM item WHERE turn_id = ?"
+            "SELECT item_id, kind, status, item, text, reason, agent, started_at, ended_at FROM item WHERE turn_id = ?"
             " ORDER BY started_seq",
             (turn_id,),
         )
     )
-    return [
+    items = [
         Item(
             item_id=item_id,
             kind=kind,
             status=ItemStatus(status),
             item=Raw(item.encode()),
             text=text_so_far(connection, turn_id, item_id) if status == ItemStatus.STARTED else text,
+            reason=reason,
+            agent_thread_id=agent,
             started_at=started_at,
             ended_at=ended_at,
         )
-        for item_id, kind, status, item, text, started_at, ended_at in rows
+        for item_id, kind, status, item, text, reason, agent, started_at, ended_at in rows
     ]
+    return [_told_once(item, items[place + 1 :]) for place, item in enumerate(items)]
+
+
+def _told_once(item: Item, later: list[Item]) -> Item:
+    """What Codex began anew is told by the item it began anew: once that says something, this one no longer does."""
+    if item.reason != "retried" or item.text is None:
+        return item
+    again = any(other.kind == item.kind and (other.text or other.status is ItemStatus.COMPLETED) for other in later)
+    return msgspec.structs.replace(item, text=None) if again else item
+
+
+_INTERACTION: Final = """
+SELECT interaction_id, session_id, turn_id, kind, status, item_id, request, decisions, requested_at, deadline_at,
+    answer, resolved_by, ended_at FROM interaction
+"""
+
+
+def interaction(connection: apsw.Connection, interaction_id: str) -> Interaction | None:
+    """One interaction, or None."""
+    row = next(connection.execute(_INTERACTION + "WHERE interaction_id = ?", (interaction_id,)), None)
+    return None if row is None else _interaction_of(row)
+
+
+def open_interactions(connection: apsw.Connection, session_id: str) -> list[Interaction]:
+    """What Codex waits for in a session, oldest first."""
+    where = "WHERE session_id = ? AND status = 'open' ORDER BY asked_seq"
+    return [_interaction_of(row) for row in connection.execute(_INTERACTION + where, (session_id,))]
+
+
+def _interactions(connection: apsw.Connection, turn_id: str) -> list[Interaction]:
+    rows = connection.execute(_INTERACTION + "WHERE turn_id = ? ORDER BY asked_seq", (turn_id,))
+    return [_interaction_of(row) for row in rows]
+
+
+def _interaction_of(row: tuple[Any, ...]) -> Interaction:
+    (interaction_id, session_id, turn_id, kind, status, item_id, request, decisions, *rest) = row
+    requested_at, deadline_at, answer, resolved_by, ended_at = rest
+    return Interaction(
+        interaction_id=interaction_id,
+        session_id=session_id,
+        turn_id=turn_id,
+        kind=InteractionKind(kind),
+        status=InteractionStatus(status),
+        item_id=item_id,
+        request=Raw(request.encode()),
+        decisions=msgspec.json.decode(decisions),
+        requested_at=requested_at,
+        deadline_at=deadline_at,
+        answer=None if answer is None else msgspec.json.decode(answer, type=AnswerInteraction),
+        resolved_by=None if resolved_by is None else ResolvedBy(resolved_by),
+        ended_at=ended_at,
+    )
 
 
 def counts(connection: apsw.Connection) -> tuple[int, int, int, int]:

@@ -3,87 +3,190 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import apsw
 import msgspec
 
-from baa.api.sessions import ItemStatus, SessionSettings, TurnRequest, TurnStatus
+from baa.api.interactions import InteractionKind
+from baa.api.sessions import Fork, ItemStatus, SessionSettings, TurnRequest, TurnStatus
 from baa.clock import Clock
 from baa.codexd.appserver.keeper_link import Spool
+from baa.codexd.appserver.lines import SteerNote
 from baa.codexd.generation import Generation
-from baa.codexd.machines.session import Session
-from baa.codexd.machines.turn import Turn
-from baa.codexd.main_loop import Restored
+from baa.codexd.machines.inputs import TimerKind
+from baa.codexd.machines.interaction import Question
+from baa.codexd.machines.session import Agent, Session, with_turn
+from baa.codexd.machines.turn import Item, Said, Steer, StopWish, Turn
+from baa.codexd.main_loop import Key, Restored
+from baa.codexd.timers import StoredTimer
 
 
-def restore(connection: apsw.Connection) -> Restored:
+def restore(connection: apsw.Connection, clock: Clock) -> Restored:
     """The state that the tables hold."""
     restored = Restored()
     (restored.generation,) = next(connection.execute("SELECT coalesce(max(generation), 0) FROM generation"))
-    for session_id, settings, thread_id, resumable, loaded_in in connection.execute(
-        "SELECT session_id, settings, thread_id, resumable, loaded_in FROM session"
+    for row in connection.execute(
+        "SELECT session_id, settings, thread_id, resumable, coalesce(loaded.generation, 0), forked_from, model, effort,"
+        " effort_set, closed_at IS NOT NULL FROM session LEFT JOIN loaded USING (session_id)"
     ):
+        session_id, settings, thread_id, resumable, loaded_in, fork, model, effort, effort_set, closed = row
         restored.sessions[session_id] = Session(
             session_id,
             msgspec.json.decode(settings, type=SessionSettings),
             thread_id=thread_id,
             resumable=bool(resumable),
             loaded_in=loaded_in,
+            fork=None if fork is None else msgspec.json.decode(fork, type=Fork),
+            model=model,
+            effort=effort,
+            effort_set=bool(effort_set),
+            closed=bool(closed),
         )
+    for thread_id, session_id, codex_turn_id in connection.execute("SELECT * FROM agent"):
+        session = restored.sessions[session_id]
+        agents = (*session.agents, Agent(thread_id, codex_turn_id))
+        restored.sessions[session_id] = replace(session, agents=agents)
     for turn, session_id in _open_turns(connection):
         session = restored.sessions[session_id]
         # At most one of a session is with Codex, and it is the oldest.
         restored.sessions[session_id] = replace(session, turns=(*session.turns, turn))
+    _endings(connection, restored)
+    _questions(connection, restored)
     _asked(connection, restored)
-    for key, body_hash, turn_id, queued_seq in connection.execute(
-        "SELECT key, body_hash, turn_id, queued_seq - 1 FROM idempotency_key JOIN turn USING (turn_id)"
+    for key, body_hash, turn_id, seq, steered in connection.execute(
+        "SELECT key, body_hash, turn_id, seq, steered FROM idempotency_key"
     ):
-        restored.keys[key] = (body_hash, turn_id, queued_seq)
+        restored.keys[key] = Key(body_hash, turn_id, seq, bool(steered))
+    for owner_id, kind, boot, monotonic_ms, utc_ms in connection.execute(
+        "SELECT owner_id, kind, boot_id, monotonic_ms, utc_ms FROM timer"
+    ):
+        restored.timers.append(StoredTimer(owner_id, TimerKind(kind), boot, monotonic_ms, utc_ms))
+    _silences(connection, restored, clock)
     return restored
 
 
 def _open_turns(connection: apsw.Connection) -> list[tuple[Turn, str]]:
     rows = connection.execute(
         "SELECT turn_id, session_id, request, status, codex_turn_id, turn.generation, generation.ended_at IS NOT NULL,"
-        " generation.keeper_died FROM turn LEFT JOIN generation USING (generation)"
+        " generation.keeper_died, final_message FROM turn LEFT JOIN generation USING (generation)"
         " WHERE turn.ended_at IS NULL ORDER BY queued_seq"
     )
     turns = []
-    for turn_id, session_id, request, status, codex_turn_id, generation, dead, keeper_died in list(rows):
+    for turn_id, session_id, asked, status, codex_turn_id, generation, dead, keeper_died, final in list(rows):
+        request = msgspec.json.decode(asked, type=TurnRequest)
         turn = Turn(
             turn_id,
-            msgspec.json.decode(request, type=TurnRequest),
+            request,
             status=TurnStatus(status),
             codex_turn_id=codex_turn_id,
             generation=generation,
-            open_items=_items(connection, turn_id, ItemStatus.STARTED),
-            done_items=_items(connection, turn_id, ItemStatus.COMPLETED),
+            open_items=tuple(Item(*row) for row in _items(connection, turn_id, ItemStatus.STARTED)),
+            done_items=tuple(item_id for item_id, _ in _items(connection, turn_id, ItemStatus.COMPLETED)),
             unresolved=generation if dead else 0,
             keeper_died=bool(dead and keeper_died),
+            final_text=None if request.output_schema is None else final,
         )
         turns.append((turn, session_id))
-    return turns
+    # One that Codex began by itself stands before those that waited, though it came after them.
+    return sorted(turns, key=lambda each: each[0].status is TurnStatus.QUEUED)
 
 
-def _items(connection: apsw.Connection, turn_id: str, status: ItemStatus) -> tuple[str, ...]:
-    rows = connection.execute(
-        "SELECT item_id FROM item WHERE turn_id = ? AND status = ? ORDER BY started_seq", (turn_id, status)
+def _items(connection: apsw.Connection, turn_id: str, status: ItemStatus) -> list[tuple[str, str]]:
+    return list(
+        connection.execute(
+            "SELECT item_id, kind FROM item WHERE turn_id = ? AND status = ? ORDER BY started_seq", (turn_id, status)
+        )
     )
-    return tuple(item_id for (item_id,) in rows)
+
+
+def _change(restored: Restored, turn_id: str, **changes: Any) -> None:
+    for session in restored.sessions.values():
+        for turn in session.turns:
+            if turn.turn_id == turn_id:
+                restored.sessions[session.session_id] = with_turn(session, replace(turn, **changes))
+                return
+
+
+class _Ending(msgspec.Struct):
+    stop: StopWish | None = None
+    said: Said | None = None
+
+
+def _endings(connection: apsw.Connection, restored: Restored) -> None:
+    """Which turns are to end, and which sessions are to be closed."""
+    for owner_id, told in connection.execute("SELECT owner_id, told FROM ending"):
+        ending = msgspec.json.decode(told, type=_Ending)
+        session = restored.sessions.get(owner_id)
+        if session is not None:
+            restored.sessions[owner_id] = replace(session, closing=True)
+        else:
+            _change(restored, owner_id, stop=ending.stop, said=ending.said)
+
+
+def _questions(connection: apsw.Connection, restored: Restored) -> None:
+    rows = connection.execute(
+        "SELECT session_id, interaction_id, generation, request_id, kind, turn_id, decisions, request FROM interaction"
+        " WHERE status = 'open' ORDER BY asked_seq"
+    )
+    for session_id, interaction_id, generation, request_id, kind, turn_id, decisions, request in rows:
+        question = Question(
+            interaction_id,
+            generation,
+            msgspec.json.decode(request_id, type=str | int),
+            InteractionKind(kind),
+            turn_id,
+            tuple(msgspec.json.decode(decisions)),
+            msgspec.Raw(request.encode()),
+        )
+        session = restored.sessions[session_id]
+        restored.sessions[session_id] = replace(session, questions=(*session.questions, question))
 
 
 def _asked(connection: apsw.Connection, restored: Restored) -> None:
-    """Which sessions wait for an answer of the living child: its questions are still in the outbox."""
-    for generation, request_id in connection.execute(
-        "SELECT generation, request_id FROM outbox WHERE request_id LIKE 'ses\\_%' ESCAPE '\\'"
+    """What the living child was asked and has not answered: these requests are still in the outbox."""
+    for generation, request_id, note in connection.execute(
+        "SELECT generation, request_id, note FROM outbox WHERE request_id IS NOT NULL ORDER BY number"
     ):
-        session_id, what, _ = request_id.split(":")
-        session = restored.sessions[session_id]
-        if what == "history":
-            restored.sessions[session_id] = replace(session, asking_in=generation)
-        else:
-            restored.sessions[session_id] = replace(session, opening_in=generation)
+        owner_id, what, *rest = request_id.split(":")
+        session = restored.sessions.get(owner_id)
+        match what:
+            case "history" if session is not None:
+                restored.sessions[owner_id] = replace(session, asking_in=generation)
+            case "open" | "resume" | "fork" if session is not None:
+                restored.sessions[owner_id] = replace(session, opening_in=generation)
+            case "clean":
+                _change(restored, owner_id, cleaning_in=generation)
+            case "steer":
+                told = msgspec.json.decode(note, type=SteerNote)
+                steer = Steer(rest[0], told.input, told.idempotency_key, told.body_hash, sent=True)
+                _add_steer(restored, owner_id, steer)
+
+
+def _add_steer(restored: Restored, turn_id: str, steer: Steer) -> None:
+    for session in list(restored.sessions.values()):
+        for turn in session.turns:
+            if turn.turn_id == turn_id:
+                after = replace(turn, steers=(*turn.steers, steer))
+                restored.sessions[session.session_id] = with_turn(session, after)
+
+
+def _silences(connection: apsw.Connection, restored: Restored, clock: Clock) -> None:
+    """For how long nothing was heard of the turns that may stall: since the last event of their session."""
+    now = clock.utc_ms()
+    for session in restored.sessions.values():
+        running = session.running
+        if running is not None and running.request.stall_ms is not None:
+            (at,) = next(
+                connection.execute(
+                    "SELECT json_extract(body, '$.at') FROM event WHERE session_id = ? ORDER BY seq DESC LIMIT 1",
+                    (session.session_id,),
+                )
+            )
+            heard = round(datetime.fromisoformat(at).timestamp() * 1000)
+            restored.silent_ms[running.turn_id] = max(0, now - heard)
 
 
 def living(connection: apsw.Connection, keepers: Path, clock: Clock) -> Generation | None:

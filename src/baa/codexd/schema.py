@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import apsw
 
-VERSION: Final = 1
+VERSION: Final = 2
 
-SCHEMA: Final = """
+LOG: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 
 -- The log. `body` holds the event's bytes as every reader gets them.
@@ -19,21 +20,27 @@ CREATE TABLE event (
     body       BLOB NOT NULL
 ) STRICT;
 CREATE INDEX event_of_session ON event (session_id, seq);
+"""
 
+FOLDING: Final = """
 -- What follows from the events, and from nothing else (tables.py).
 CREATE TABLE session (
     session_id       TEXT PRIMARY KEY,
     created_seq      INTEGER NOT NULL UNIQUE,
     settings         TEXT NOT NULL,
+    purpose          TEXT,
     thread_id        TEXT UNIQUE,
+    forked_from      TEXT,
     model            TEXT,
+    effort           TEXT,
+    effort_set       INTEGER NOT NULL DEFAULT 0,
     resumable        INTEGER NOT NULL DEFAULT 0,
-    loaded_in        INTEGER NOT NULL DEFAULT 0,
     last_turn_id     TEXT,
     last_turn_status TEXT,
     usage            TEXT,
     created_at       TEXT NOT NULL,
-    updated_at       TEXT NOT NULL
+    updated_at       TEXT NOT NULL,
+    closed_at        TEXT
 ) STRICT;
 
 CREATE TABLE turn (
@@ -41,6 +48,7 @@ CREATE TABLE turn (
     session_id    TEXT NOT NULL REFERENCES session (session_id),
     queued_seq    INTEGER NOT NULL UNIQUE,
     status        TEXT NOT NULL,
+    origin        TEXT NOT NULL,
     request       TEXT NOT NULL,
     generation    INTEGER NOT NULL DEFAULT 0,
     codex_turn_id TEXT,
@@ -48,6 +56,7 @@ CREATE TABLE turn (
     error         TEXT,
     evidence      TEXT NOT NULL DEFAULT '{}',
     final_message TEXT,
+    output        TEXT,
     usage         TEXT,
     diff          TEXT,
     plan          TEXT,
@@ -70,18 +79,48 @@ CREATE TABLE item (
     status      TEXT NOT NULL,
     item        TEXT NOT NULL,
     text        TEXT,
+    reason      TEXT,
+    agent       TEXT,
     started_at  TEXT NOT NULL,
     ended_at    TEXT,
     PRIMARY KEY (turn_id, item_id)
 ) STRICT;
 
+CREATE TABLE interaction (
+    interaction_id TEXT PRIMARY KEY,
+    session_id     TEXT NOT NULL REFERENCES session (session_id),
+    turn_id        TEXT,
+    generation     INTEGER NOT NULL,
+    request_id     TEXT NOT NULL,
+    asked_seq      INTEGER NOT NULL,
+    kind           TEXT NOT NULL,
+    status         TEXT NOT NULL,
+    item_id        TEXT,
+    request        TEXT NOT NULL,
+    decisions      TEXT NOT NULL,
+    answer         TEXT,
+    resolved_by    TEXT,
+    requested_at   TEXT NOT NULL,
+    deadline_at    TEXT NOT NULL,
+    ended_at       TEXT,
+    CHECK ((ended_at IS NULL) = (status = 'open'))
+) STRICT;
+CREATE INDEX interaction_of_turn ON interaction (turn_id, asked_seq);
+CREATE INDEX interaction_open ON interaction (session_id) WHERE status = 'open';
+CREATE UNIQUE INDEX interaction_asked ON interaction (generation, request_id) WHERE status = 'open';
+
+-- `seq` is the place before what the key brought about; `steered`: that was more input for the turn, not the turn.
 CREATE TABLE idempotency_key (
     key       TEXT PRIMARY KEY,
     body_hash TEXT NOT NULL,
     turn_id   TEXT NOT NULL REFERENCES turn (turn_id),
+    seq       INTEGER NOT NULL,
+    steered   INTEGER NOT NULL DEFAULT 0,
     at        TEXT NOT NULL
 ) STRICT;
+"""
 
+LINK: Final = """
 -- The link to the child: where codexd goes on after its own death. Not part of the folding.
 CREATE TABLE generation (
     generation  INTEGER PRIMARY KEY,
@@ -113,7 +152,41 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_request ON outbox (request_id) WHERE request_id IS NOT NULL;
 """
 
-FOLDED: Final = ("session", "turn", "item", "idempotency_key")
+WISHES: Final = """
+-- What the answer to a line will need that the line does not say.
+ALTER TABLE outbox ADD COLUMN note BLOB;
+
+-- The sessions whose thread a child has in memory, and which child.
+CREATE TABLE loaded (
+    session_id TEXT PRIMARY KEY,
+    generation INTEGER NOT NULL
+) STRICT;
+
+-- The threads of sub-agents: whose they are, and Codex's id of the turn that runs in each.
+CREATE TABLE agent (
+    thread_id     TEXT PRIMARY KEY,
+    session_id    TEXT NOT NULL,
+    codex_turn_id TEXT
+) STRICT;
+
+-- Turns that are to end and sessions that are to be closed: as what and why, and what Codex said of it so far.
+CREATE TABLE ending (
+    owner_id TEXT PRIMARY KEY,
+    told     TEXT NOT NULL
+) STRICT;
+
+-- Deadlines and leases. Within one boot the monotonic clock decides, after another UTC.
+CREATE TABLE timer (
+    owner_id     TEXT NOT NULL,
+    kind         TEXT NOT NULL,
+    boot_id      TEXT NOT NULL,
+    monotonic_ms INTEGER NOT NULL,
+    utc_ms       INTEGER NOT NULL,
+    PRIMARY KEY (owner_id, kind)
+) STRICT;
+"""
+
+FOLDED: Final = ("session", "turn", "item", "interaction", "idempotency_key")
 """The tables that follow from the events alone."""
 
 
@@ -121,9 +194,12 @@ class NewerSchema(Exception):
     """The file was written by a newer release: reading it as ours could lose what we do not know of."""
 
 
-def prepare(connection: apsw.Connection, *, epoch: str, daemon_id: str) -> None:
-    """Make the tables in a new file; leave a file of this version as it is.
+def prepare(
+    connection: apsw.Connection, *, epoch: str, daemon_id: str, fold: Callable[[apsw.Connection], None] = lambda _: None
+) -> None:
+    """Make the tables in a new file; bring a file of an earlier version up to this one, in one transaction.
 
+    `fold` makes the folded tables anew from the events: what they hold follows from these, in every version.
     Raises NewerSchema for a file of a later version.
     """
     (version,) = next(connection.execute("PRAGMA user_version"))
@@ -131,8 +207,17 @@ def prepare(connection: apsw.Connection, *, epoch: str, daemon_id: str) -> None:
         raise NewerSchema(f"the log has schema {version}, this release knows {VERSION}")
     if version == VERSION:
         return
+    connection.execute("PRAGMA foreign_keys = OFF")  # not within a transaction, and of no use while tables are replaced
     with connection:
-        connection.execute(SCHEMA)
-        meta = [("epoch", epoch), ("daemon_id", daemon_id)]
-        connection.executemany("INSERT INTO meta (key, value) VALUES (?, ?)", meta)
+        if version == 0:
+            connection.execute(LOG + FOLDING + LINK)
+            meta = [("epoch", epoch), ("daemon_id", daemon_id)]
+            connection.executemany("INSERT INTO meta (key, value) VALUES (?, ?)", meta)
+        else:
+            for table in FOLDED:
+                connection.execute(f"DROP TABLE IF EXISTS {table}")
+            connection.execute(FOLDING)
+            fold(connection)
+        connection.execute(WISHES)
         connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("PRAGMA foreign_keys = ON")

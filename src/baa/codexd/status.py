@@ -15,6 +15,7 @@ from baa.api.status import (
 )
 from baa.clock import Clock
 from baa.codexd import reading
+from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog
 from baa.codexd.handover import Announcement
 from baa.codexd.main_loop import MainLoop
@@ -39,6 +40,7 @@ class Daemon:
     clock: Clock
     log: EventLog
     loop: MainLoop
+    commands: Commands
     supervisor: Supervisor
     subscriptions: Subscriptions
     handover: Announcement
@@ -47,6 +49,11 @@ class Daemon:
         """Whether the main loop and the log's writer both moved of late."""
         now = self.clock.monotonic()
         return now - self.loop.stamp < STALLED_S and now - self.log.stamp < STALLED_S
+
+    def _state(self) -> DaemonState:
+        if self.loop.draining:
+            return DaemonState.STOPPING
+        return DaemonState.DRAINING if self.loop.drained else DaemonState.RUNNING
 
     def status(self) -> Status:
         """The whole answer."""
@@ -59,7 +66,7 @@ class Daemon:
                 pid=self.pid,
                 version=self.version,
                 started_at=self.started_at,
-                state=DaemonState.STOPPING if loop.draining else DaemonState.RUNNING,
+                state=self._state(),
                 address=self.address,
             ),
             child=ChildStatus(
@@ -77,7 +84,7 @@ class Daemon:
                 turns_queued=queued,
                 turns_running=running,
                 turns_ended=ended,
-                open_interactions=0,
+                open_interactions=loop.sessions.questions,
                 subscribers=self.subscriptions.count,
             ),
             log=LogStatus(epoch=log.epoch, head=log.head, oldest=log.oldest),

@@ -23,7 +23,7 @@ from baa.api.events import EventType
 from baa.api.status import ChildState, LastExit
 from baa.clock import Clock, rfc3339
 from baa.codexd import keepers, leftovers
-from baa.codexd.appserver import translate
+from baa.codexd.appserver import lines
 from baa.codexd.appserver.keeper_link import (
     Ended,
     Exit,
@@ -202,12 +202,13 @@ class Supervisor:
                 transaction.events.append(NewEvent(EventType.CHILD_ADOPTED, None, None, adopted))
                 if left.child_pid is None:  # the last codexd died between the birth and the handshake
                     left.born(transaction, link.hello.child_pid, leftovers.start_of(link.hello.child_pid))
-                    left.send(transaction, translate.handshake(left.next_number, self._setting.version))
+                    left.send(transaction, lines.handshake(left.next_number, self._setting.version))
 
         self.child_started_at = rfc3339(self._clock.utc_ms())
         await self._loop.change(decide)
         link.orphan_ms(self._setting.orphan_ms)
         left.give_again(self._loop.log.reader(), link)
+        self._loop.tell_lease()
         if link.hello.state == "waiting":
             link.start()
 
@@ -251,6 +252,7 @@ class Supervisor:
                 again = await keepers.meet(generation)
                 if again is not None:
                     generation.give_again(self._loop.log.reader(), again)
+                    self._loop.tell_lease()
         await self._bury(generation)
 
     async def _heard(self, word: Word, generation: Generation) -> None:
@@ -274,7 +276,7 @@ class Supervisor:
             generation.born(transaction, pid, start)
             born = e.Child(generation=generation.number, pid=pid)
             transaction.events.append(NewEvent(EventType.CHILD_STARTED, None, None, born))
-            generation.send(transaction, translate.handshake(generation.next_number, self._setting.version))
+            generation.send(transaction, lines.handshake(generation.next_number, self._setting.version))
 
         await self._loop.change(decide)
 

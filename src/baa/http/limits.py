@@ -13,7 +13,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]  # Every framework has its own types for the three.
 
-MAX_BODY_BYTES: Final = 1 << 20  # A turn's input is text; the longest sensible prompt is a quarter of this.
+MAX_BODY_BYTES: Final = 8 << 20  # Codex takes 1,048,576 characters; JSON may write each of them as six bytes.
 MAX_JSON_DEPTH: Final = 32  # Ours go four deep; an output schema goes deeper.
 MAX_JSON_NODES: Final = 10_000  # Bounds what a small body can cost as Python objects.
 MAX_HEAD_BYTES: Final = 16 * 1024  # Request line and header fields together; ours take 300 bytes.

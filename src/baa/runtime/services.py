@@ -138,6 +138,8 @@ def _settings(config: Config, name: str) -> dict[str, str]:
                 "BAA_CODEXD_SERVER_ARGS": shlex.join(config.server_args),
                 "BAA_CODEXD_ORPHAN_MS": str(config.orphan_ms),
                 "BAA_CODEXD_DRAIN_MS": str(config.drain_ms),
+                "BAA_CODEXD_IDLE_MS": str(config.idle_ms),
+                "BAA_CODEXD_INTERACTION_DEADLINE_MS": str(config.interaction_deadline_ms),
             }
         case "conductor":
             return conductor | codexd | engine

@@ -10,12 +10,28 @@ from __future__ import annotations
 
 from baa.scripted.codex_config import codex_config
 from baa.scripted.request import Request
-from baa.scripted.script import Drop, Hold, Patch, Reason, Refuse, Run, Say, Scenario, Step, encode_script, when
+from baa.scripted.script import (
+    Call,
+    Drop,
+    Hold,
+    Limits,
+    Patch,
+    Reason,
+    Refuse,
+    Run,
+    Say,
+    Scenario,
+    Step,
+    encode_script,
+    when,
+)
 from baa.scripted.server import ScriptedModel
 
 __all__ = [
+    "Call",
     "Drop",
     "Hold",
+    "Limits",
     "Patch",
     "Reason",
     "Refuse",

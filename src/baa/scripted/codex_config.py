@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 STREAM_IDLE_TIMEOUT_MS = 3_600_000  # A held answer is silent; Codex's default of 5 minutes would give it up.
 
 
-def codex_config(base_url: str, *, model: str = "scripted", retries: int = 1) -> str:
+def codex_config(base_url: str, *, model: str = "scripted", retries: int = 1, features: Iterable[str] = ()) -> str:
     """The text of config.toml in the CODEX_HOME of a Codex that is to use the server at `base_url`.
 
     `retries` is how often Codex repeats a refused request, and a cut stream. Codex knows no model of the default name,
-    and says so once a turn in a `warning`.
+    and says so once a turn in a `warning`. `features` are Codex's experimental ones that are to be on.
     """
+    more = "".join(f"{feature} = true\n" for feature in features)
     return f"""\
 model = {_quoted(model)}
 model_provider = "scripted"
@@ -31,7 +34,7 @@ stream_idle_timeout_ms = {STREAM_IDLE_TIMEOUT_MS}
 [features]
 # Without this the app-server looks up github.com and chatgpt.com shortly after its start.
 plugins = false
-
+{more}
 [analytics]
 enabled = false
 

@@ -7,13 +7,17 @@ when the server does, neither of which may leave an error in anybody's log.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import h11
 
 HEAD_BYTES_MAX = 64 * 1024  # Codex sends its turn metadata as a header, about 1 KiB.
 BODY_BYTES_MAX = 256 * 1024 * 1024  # Every request carries the whole thread; only a runaway is larger.
 READ_BYTES = 256 * 1024
+
+Headers: TypeAlias = Iterable[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +65,15 @@ class Connection:
                 case _:
                     return None
 
-    async def respond(self, status: int, body: bytes) -> None:
+    async def respond(self, status: int, body: bytes, headers: Headers = ()) -> None:
         """A whole response of JSON."""
-        self._start(status, [("content-type", "application/json"), ("content-length", str(len(body)))])
+        self._start(status, [("content-type", "application/json"), ("content-length", str(len(body))), *headers])
         await self.send(body)
         await self.end_stream()
 
-    def start_stream(self) -> None:
+    def start_stream(self, headers: Headers = ()) -> None:
         """A 200 response whose events follow, by `send` and `end_stream`."""
-        self._start(200, [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")])
+        self._start(200, [("content-type", "text/event-stream"), ("transfer-encoding", "chunked"), *headers])
 
     async def send(self, data: bytes) -> None:
         """The next bytes of the body; waits when the client does not read."""

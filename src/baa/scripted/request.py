@@ -6,10 +6,14 @@ import msgspec
 
 
 class Request(msgspec.Struct, frozen=True):
-    """`prompt`: the text of the last user message. `outputs`: how many tool outputs have come since."""
+    """`prompt`: the text of the last user message. `outputs`: how many tool outputs have come since.
+
+    `reports` are these outputs, oldest first, as the model reads them.
+    """
 
     prompt: str
     outputs: int
+    reports: tuple[str, ...] = ()
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -20,6 +24,7 @@ class _Item(msgspec.Struct, frozen=True):
     type: str = "message"
     role: str = ""
     content: msgspec.Raw = msgspec.Raw(b'""')
+    output: msgspec.Raw = msgspec.Raw(b'""')
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -34,13 +39,14 @@ def read_request(body: bytes) -> Request:
     asked = msgspec.json.decode(body, type=_Body).input
     if isinstance(asked, str):
         return Request(asked, 0)
-    outputs = 0
+    prompt, reports = "", list[str]()
     for item in reversed(asked):
         if item.type.endswith("_output"):
-            outputs += 1
+            reports.append(_text(item.output))
         elif item.type == "message" and item.role == "user":
-            return Request(_text(item.content), outputs)
-    return Request("", outputs)
+            prompt = _text(item.content)
+            break
+    return Request(prompt, len(reports), tuple(reversed(reports)))
 
 
 def _text(content: msgspec.Raw) -> str:

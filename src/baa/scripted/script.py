@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -81,6 +81,35 @@ class Patch(_Written, frozen=True):
         return f"apply_patch <<'EOF'\n{self.text.rstrip()}\nEOF\n"
 
 
+class Call(_Written, frozen=True):
+    """A call of any other tool that Codex offers its model: one of its own, or in the `namespace` of an MCP server.
+
+    A server `x` of Codex's configuration has the namespace `mcp__x`.
+    """
+
+    name: str
+    arguments: dict[str, Any] = {}
+    namespace: str | None = None
+
+
+class Limits(_Written, frozen=True):
+    """How much of the account's usage limit is used up, and when it resets (in seconds since 1970): told by headers.
+
+    An account has two: the primary one, usually over 5 hours, and the secondary one, over a week.
+    """
+
+    used_percent: int
+    resets_at: int
+    window_minutes: int = 300
+    window: Literal["primary", "secondary"] = "primary"
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """As OpenAI's own servers send it."""
+        told = {"used-percent": self.used_percent, "window-minutes": self.window_minutes, "reset-at": self.resets_at}
+        return [(f"x-codex-{self.window}-{name}", str(value)) for name, value in told.items()]
+
+
 class Hold(_Written, frozen=True):
     """The answer waits here until `gate` is released. A released gate stays open."""
 
@@ -97,12 +126,17 @@ class Refuse(_Written, frozen=True):
         if not 400 <= self.status <= 599:
             raise ValueError(f"{self.status} is no HTTP error")
 
+    @classmethod
+    def usage_limit(cls) -> Self:
+        """What an account whose usage limit is reached is answered."""
+        return cls(429, '{"error":{"type":"usage_limit_reached","message":"The usage limit has been reached."}}')
+
 
 class Drop(_Written, frozen=True):
     """The connection is cut in the middle of the stream, after all that was said before."""
 
 
-Step = Say | Reason | Run | Patch | Hold | Refuse | Drop
+Step = Say | Reason | Run | Patch | Call | Limits | Hold | Refuse | Drop
 Reply = tuple[Step, ...]
 
 DONE: Reply = (Say("Done."),)
@@ -111,8 +145,8 @@ DONE: Reply = (Say("Done."),)
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The replies of a turn whose prompt contains `phrase`: the first, then one for each time Codex reports back.
 
-    Codex asks again only after a reply with a `Run` or `Patch`, so that all replies but the last need one. Past the
-    last reply the answer is "Done.". An empty phrase is in every prompt. ValueError for what could not be played.
+    Codex asks again only after a reply with a `Run`, `Patch` or `Call`, so that all replies but the last need one. Past
+    the last reply the answer is "Done.". An empty phrase is in every prompt. ValueError for what could not be played.
     """
 
     phrase: str
@@ -122,12 +156,14 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
         if not self.replies or not all(self.replies):
             raise ValueError(f"scenario {self.phrase!r}: no replies, or an empty one")
         if not all(map(_calls, self.replies[:-1])):
-            raise ValueError(f"scenario {self.phrase!r}: only the last reply can be without Run and Patch")
+            raise ValueError(f"scenario {self.phrase!r}: only the last reply can be without Run, Patch and Call")
         if any(isinstance(step, Drop | Refuse) for reply in self.replies for step in reply[:-1]):
             raise ValueError(f"scenario {self.phrase!r}: Drop and Refuse end their reply")
         for reply in self.replies:
-            if isinstance(reply[-1], Refuse) and not all(isinstance(step, Hold) for step in reply[:-1]):
-                raise ValueError(f"scenario {self.phrase!r}: before Refuse there can only be Hold")
+            if isinstance(reply[-1], Refuse) and not all(isinstance(step, Hold | Limits) for step in reply[:-1]):
+                raise ValueError(f"scenario {self.phrase!r}: before Refuse there can only be Hold and Limits")
+            if not all(isinstance(step, Limits) for step in reply[: len(limits_of(reply))]):
+                raise ValueError(f"scenario {self.phrase!r}: Limits begin their reply")
 
 
 def when(phrase: str, *replies: Step | Sequence[Step]) -> Scenario:
@@ -141,6 +177,11 @@ def choose(scenarios: Iterable[Scenario], request: Request) -> Reply:
         if scenario.phrase in request.prompt:
             return _next_reply(scenario, request.outputs)
     return (Say(f"Nothing is scripted for: {request.prompt[:ECHO_CHARS_MAX]}"),)
+
+
+def limits_of(reply: Reply) -> list[Limits]:
+    """What a reply tells of the account's limits."""
+    return [step for step in reply if isinstance(step, Limits)]
 
 
 def encode_script(scenarios: Iterable[Scenario]) -> bytes:
@@ -163,7 +204,7 @@ def _next_reply(scenario: Scenario, outputs: int) -> Reply:
 
 
 def _calls(reply: Reply) -> int:
-    return sum(isinstance(step, Run | Patch) for step in reply)
+    return sum(isinstance(step, Run | Patch | Call) for step in reply)
 
 
 def _words(text: str) -> tuple[str, ...]:

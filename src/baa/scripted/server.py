@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
@@ -18,7 +18,7 @@ import msgspec
 
 from baa.scripted.connection import Call, Connection
 from baa.scripted.request import Request, read_request
-from baa.scripted.script import Drop, Hold, Refuse, Reply, Scenario, choose
+from baa.scripted.script import Drop, Hold, Refuse, Reply, Scenario, choose, limits_of
 from baa.scripted.stream import Pause, stream
 
 HOST = "127.0.0.1"
@@ -30,13 +30,21 @@ HELD = "/control/held/"
 class ScriptedModel:
     """An async context manager: inside it, the server listens. Leaving it cuts what is still being answered.
 
-    `port` 0 takes a free one; OSError if the port is taken. `requests` are all that were answered, oldest first.
+    `port` 0 takes a free one; OSError if the port is taken. `requests` are all that were answered, oldest first;
+    `on_body` is given each of them as it came.
     """
 
-    def __init__(self, scenarios: Iterable[Scenario] = (), *, port: int = 0) -> None:
+    def __init__(
+        self,
+        scenarios: Iterable[Scenario] = (),
+        *,
+        port: int = 0,
+        on_body: Callable[[bytes], None] | None = None,
+    ) -> None:
         self.requests: list[Request] = []
         self._scenarios = tuple(scenarios)
         self._port = port
+        self._on_body = on_body
         self._gates: defaultdict[str, _Gate] = defaultdict(_Gate)
         self._group = asyncio.TaskGroup()
         self._conversations: set[asyncio.Task[None]] = set()
@@ -114,19 +122,22 @@ class ScriptedModel:
             await connection.respond(400, msgspec.json.encode({"error": {"message": str(invalid)}}))
             return
         self.requests.append(request)
+        if self._on_body is not None:
+            self._on_body(body)
         reply = choose(self._scenarios, request)
+        headers = [header for limits in limits_of(reply) for header in limits.headers]
         match reply[-1]:
             case Refuse() as refusal:
                 for step in reply[:-1]:
-                    assert isinstance(step, Hold)
-                    await self._gates[step.gate].pass_through()
-                await connection.respond(refusal.status, refusal.body.encode())
+                    if isinstance(step, Hold):
+                        await self._gates[step.gate].pass_through()
+                await connection.respond(refusal.status, refusal.body.encode(), headers)
             case _:
+                connection.start_stream(headers)
                 await self._stream(reply, len(body), connection)
 
     async def _stream(self, reply: Reply, input_chars: int, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
-        connection.start_stream()
         due = loop.time()
         for part in stream(reply, response_id=uuid4().hex, input_chars=input_chars):
             match part:

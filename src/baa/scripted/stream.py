@@ -12,7 +12,7 @@ from typing import assert_never
 
 import msgspec
 
-from baa.scripted.script import Drop, Hold, Patch, Reason, Refuse, Reply, Run, Say
+from baa.scripted.script import Call, Drop, Hold, Limits, Patch, Reason, Refuse, Reply, Run, Say
 
 DELTAS_PER_SEND = 256  # About 40 KiB of events: one system call for many deltas, and still not all of them in memory.
 CHARS_PER_TOKEN = 4  # OpenAI's rule of thumb for English text.
@@ -38,8 +38,10 @@ def stream(reply: Reply, *, response_id: str, input_chars: int) -> Iterator[byte
                 yield from answer.say(step)
             case Reason():
                 yield from answer.reason(step)
-            case Run() | Patch():
+            case Run() | Patch() | Call():
                 yield from answer.call(step)
+            case Limits():
+                pass  # told by the head of the response
             case Hold():
                 yield step
             case Drop():
@@ -95,20 +97,16 @@ class _Answer:
         yield _event("response.reasoning_summary_part.done", **at, part=part)
         yield self._done({"type": "reasoning", "id": item_id, "summary": [part]})
 
-    def call(self, step: Run | Patch) -> Iterator[bytes]:
-        """A call of Codex's command tool."""
+    def call(self, step: Run | Patch | Call) -> Iterator[bytes]:
+        """A call of one of Codex's tools."""
         yield from self.end_message()
-        arguments: dict[str, object] = {"cmd": step.command}
-        if isinstance(step, Run):
-            arguments["yield_time_ms"] = step.yield_time_ms
-            if step.sandbox_permissions is not None:
-                arguments["sandbox_permissions"] = step.sandbox_permissions
-            if step.justification is not None:
-                arguments["justification"] = step.justification
-        written = msgspec.json.encode(arguments).decode()
+        tool = step if isinstance(step, Call) else Call("exec_command", _command(step))
+        written = msgspec.json.encode(tool.arguments).decode()
         self.message_chars += len(written)
         ids = {"id": self._item_id("fc"), "call_id": self._item_id("call")}
-        call = {"type": "function_call", **ids, "name": "exec_command"}
+        call = {"type": "function_call", **ids, "name": tool.name}
+        if tool.namespace is not None:
+            call["namespace"] = tool.namespace
         yield self._added(call | {"arguments": ""})
         yield self._done(call | {"arguments": written})
 
@@ -136,6 +134,18 @@ class _Answer:
         event = _event("response.output_item.done", output_index=self.items, item=item)
         self.items += 1
         return event
+
+
+def _command(step: Run | Patch) -> dict[str, object]:
+    """The arguments of Codex's command tool."""
+    arguments: dict[str, object] = {"cmd": step.command}
+    if isinstance(step, Run):
+        arguments["yield_time_ms"] = step.yield_time_ms
+        if step.sandbox_permissions is not None:
+            arguments["sandbox_permissions"] = step.sandbox_permissions
+        if step.justification is not None:
+            arguments["justification"] = step.justification
+    return arguments
 
 
 def _deltas(kind: str, at: Mapping[str, object], deltas: tuple[str, ...], pace_ms: float) -> Iterator[bytes | Pause]:

@@ -214,6 +214,10 @@ class KeeperLink:
         """How long the keeper goes on without a codexd."""
         self._say(b"O", milliseconds)
 
+    def lease_ends_in(self, milliseconds: int) -> None:
+        """When the earliest lease of a turn ends, for a keeper that is alone by then; 0 = there is no lease."""
+        self._say(b"E", milliseconds)
+
     def end_child(self, *, at_once: bool = False) -> None:
         """Have the child ended, by the ladder or at once."""
         self._say(b"T", 1 if at_once else 0)

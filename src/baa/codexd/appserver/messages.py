@@ -6,9 +6,12 @@ leaves them out.
 
 from __future__ import annotations
 
-from typing import Any, dataclass_transform
+from typing import Any, Final, dataclass_transform
 
 from msgspec import Raw, Struct, field
+
+RUNNING: Final = "inProgress"
+"""The status of a turn that has not ended."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -26,7 +29,7 @@ class Turn(Message):
     """A turn of Codex's. `items` is complete only where it was asked for with `itemsView: full`."""
 
     id: str
-    status: str = "inProgress"
+    status: str = RUNNING
     error: dict[str, Any] | None = None
     items: list[Raw] = []
 
@@ -44,6 +47,8 @@ class ItemHead(Message):
     id: str
     type: str
     client_id: str | None = None
+    text: Any = None
+    receiver_thread_ids: list[str] = []
 
 
 class ItemMessage(Message):
@@ -70,8 +75,52 @@ class UpdateMessage(Message):
     turn_id: str
 
 
+class QuestionParams(Message):
+    """What codexd reads of a request for an answer."""
+
+    thread_id: str | None = None
+    turn_id: str | None = None
+    item_id: str | None = None
+    call_id: str | None = None
+    available_decisions: list[Any] | None = None
+
+
+class PermissionsParams(Message):
+    """`item/permissions/requestApproval`: what is asked for."""
+
+    permissions: dict[str, Any] = {}
+
+
+class ResolvedMessage(Message):
+    """`serverRequest/resolved`."""
+
+    thread_id: str
+    request_id: str | int
+
+
+class ErrorMessage(Message):
+    """`error`: whether Codex asks the model again."""
+
+    turn_id: str | None = None
+    will_retry: bool = False
+
+
+class StoredThread(Message):
+    """A thread as `thread/read` tells it."""
+
+    id: str
+    cwd: str
+    ephemeral: bool = False
+
+
+class StoredThreadResult(Message):
+    """Answer to `thread/read`."""
+
+    thread: StoredThread
+
+
 class LimitsMessage(Message):
-    """`account/rateLimits/updated`."""
+    """`account/rateLimits/updated`, and the answer to `account/rateLimits/read`."""
 
     rate_limits: dict[str, Any] | None = None
 
@@ -89,16 +138,11 @@ class Thread(Message):
 
 
 class ThreadResult(Message):
-    """Answer to `thread/start` and `thread/resume`."""
+    """Answer to `thread/start`, `thread/resume` and `thread/fork`."""
 
     thread: Thread
     model: str | None = None
-
-
-class TurnResult(Message):
-    """Answer to `turn/start`."""
-
-    turn: Turn
+    reasoning_effort: str | None = None
 
 
 class TurnsResult(Message):

@@ -1,4 +1,4 @@
-"""Both directions of the dialect: what the child says becomes inputs, what we want of it becomes lines.
+"""What the child says becomes inputs. The other direction is lines.py.
 
 A request's id names the durable thing it serves and the line's number, `trn_…:start:7`: the answer finds its way by the
 id alone, also when the codexd that asked is dead.
@@ -7,32 +7,21 @@ id alone, also when the codexd that asked is dead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, assert_never
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from baa.api.events import EventType
-from baa.api.sessions import Sandbox
+from baa.api.interactions import InteractionKind
 from baa.clock import rfc3339
 from baa.codexd.appserver import jsonrpc
 from baa.codexd.appserver import messages as m
 from baa.codexd.appserver.jsonrpc import Envelope
 from baa.codexd.machines import inputs as i
+from baa.codexd.machines.interaction import decisions_of
 
 _T = TypeVar("_T")
-
-OFF: Final = (
-    "features.plugins=false",
-    "analytics.enabled=false",
-    "feedback.enabled=false",
-    "check_for_update_on_startup=false",
-)
-"""Settings of the child that keep it from speaking to anybody but its model provider and from changing itself."""
-
-HISTORY_TURNS: Final = 20
-"""How many of a thread's last turns are asked for: the one in doubt is always among the last."""
-
 
 # --- what came
 
@@ -41,7 +30,7 @@ class ForSession(Struct, frozen=True):
     """An input for the session that has this thread."""
 
     thread_id: str
-    given: i.Input
+    given: i.FromThread
 
 
 class ForTurn(Struct, frozen=True):
@@ -76,12 +65,40 @@ class ForNobody(Struct, frozen=True):
     note: i.Noted
 
 
-class Asked(Struct, frozen=True):
-    """The child asked something: `line` is what codexd answers, at once."""
+class Refused(Struct, frozen=True):
+    """The child asked what codexd does not answer: `line` says so, at once."""
 
     thread_id: str | None
     note: i.Noted
     line: bytes
+
+
+class Asked(Struct, frozen=True):
+    """The child asked something that a client may answer. `refused` is what it gets if no session of ours is meant."""
+
+    thread_id: str
+    request_id: str | int
+    kind: InteractionKind
+    codex_turn_id: str | None
+    item_id: str | None
+    request: Raw
+    decisions: tuple[Any, ...]
+    refused: Refused
+
+
+class AskedNoMore(Struct, frozen=True):
+    """The child no longer waits for an answer."""
+
+    thread_id: str
+    request_id: str | int
+
+
+class Called(Struct, frozen=True):
+    """The answer to a request that a caller of ours waits for."""
+
+    request_id: str
+    result: Raw
+    error: dict[str, Any] | None
 
 
 class Dropped(Struct, frozen=True):
@@ -96,7 +113,20 @@ class HandshakeFailed(Struct, frozen=True):
     why: str
 
 
-Incoming = ForSession | ForTurn | Initialized | HandshakeFailed | AccountRead | LimitsRead | ForNobody | Asked | Dropped
+Incoming = (
+    ForSession
+    | ForTurn
+    | Initialized
+    | HandshakeFailed
+    | AccountRead
+    | LimitsRead
+    | ForNobody
+    | Refused
+    | Asked
+    | AskedNoMore
+    | Called
+    | Dropped
+)
 
 DERIVED: Final = frozenset(
     {
@@ -104,8 +134,8 @@ DERIVED: Final = frozenset(
         "thread/status/changed",
         "thread/readState/changed",
         "thread/goal/cleared",
+        "thread/settings/updated",
         "remoteControl/status/changed",
-        "serverRequest/resolved",
     }
 )
 """Notifications that say what we know from elsewhere, or that concern only Codex's own clients."""
@@ -127,13 +157,20 @@ ENDS: Final = {
     "interrupted": i.TurnEnd.INTERRUPTED,
 }
 
+QUESTIONS: Final = {
+    "item/commandExecution/requestApproval": InteractionKind.COMMAND,
+    "item/fileChange/requestApproval": InteractionKind.FILE_CHANGE,
+    "item/permissions/requestApproval": InteractionKind.PERMISSIONS,
+    "item/tool/requestUserInput": InteractionKind.USER_INPUT,
+    "mcpServer/elicitation/request": InteractionKind.ELICITATION,
+    "item/tool/call": InteractionKind.TOOL_CALL,
+}
+
 DECLINED: Final = {
-    "item/commandExecution/requestApproval": {"decision": "decline"},
-    "item/fileChange/requestApproval": {"decision": "decline"},
     "applyPatchApproval": {"decision": "denied"},
     "execCommandApproval": {"decision": "denied"},
 }
-"""Approvals: nobody can be asked in this release, so the answer is the one that lets nothing happen."""
+"""Approvals of old, which name no thread of ours: the answer is the one that lets nothing happen."""
 
 _about: Final = msgspec.json.Decoder(m.About)
 _delta: Final = msgspec.json.Decoder(m.DeltaMessage)
@@ -142,6 +179,9 @@ _head: Final = msgspec.json.Decoder(m.ItemHead)
 _turn: Final = msgspec.json.Decoder(m.TurnMessage)
 _limits_message: Final = msgspec.json.Decoder(m.LimitsMessage)
 _update: Final = msgspec.json.Decoder(m.UpdateMessage)
+_question_params: Final = msgspec.json.Decoder(m.QuestionParams)
+_resolved: Final = msgspec.json.Decoder(m.ResolvedMessage)
+_error: Final = msgspec.json.Decoder(m.ErrorMessage)
 
 
 def incoming(message: Envelope, generation: int) -> Incoming:
@@ -152,7 +192,7 @@ def incoming(message: Envelope, generation: int) -> Incoming:
     if message.method is UNSET:
         return _answer(message, generation)
     if message.id is not UNSET:
-        return _question(message)
+        return _asked(message)
     method = message.method
     emitted = None if message.emitted_at_ms is None else rfc3339(message.emitted_at_ms)
     stream = STREAMS.get(method)
@@ -165,7 +205,8 @@ def incoming(message: Envelope, generation: int) -> Incoming:
     if method in DERIVED:
         return Dropped(method)
     type_ = EventType.CODEX_WARNING if method in WARNINGS else EventType.CODEX_NOTIFICATION
-    note = i.Noted(type_, method, message.params, emitted)
+    retried = _retried_turn(message) if method == "error" else None
+    note = i.Noted(type_, method, message.params, emitted, retried_turn_id=retried)
     thread_id = _thread_of(message)
     return ForNobody(note) if thread_id is None else ForSession(thread_id, note)
 
@@ -181,16 +222,35 @@ def _thread_of(message: Envelope) -> str | None:
         return None
 
 
+def _retried_turn(message: Envelope) -> str | None:
+    try:
+        told = _error.decode(_params(message))
+    except msgspec.DecodeError:
+        return None
+    return told.turn_id if told.will_retry else None
+
+
 def _item_message(message: Envelope, emitted: str | None) -> Incoming:
     told = _item.decode(_params(message))
     head = _head.decode(told.item)
-    given = i.ItemBegan if message.method == "item/started" else i.ItemFinished
-    return ForSession(told.thread_id, given(told.turn_id, head.id, head.type, told.item, emitted))
+    if message.method == "item/started":
+        began = i.ItemBegan(told.turn_id, head.id, head.type, told.item, emitted, _agents_of(head))
+        return ForSession(told.thread_id, began)
+    finished = i.ItemFinished(told.turn_id, head.id, head.type, told.item, emitted, _message_of(head), _agents_of(head))
+    return ForSession(told.thread_id, finished)
+
+
+def _agents_of(head: m.ItemHead) -> tuple[str, ...]:
+    return tuple(head.receiver_thread_ids) if head.type == "collabAgentToolCall" else ()
+
+
+def _message_of(head: m.ItemHead) -> str | None:
+    return head.text if head.type == "agentMessage" and isinstance(head.text, str) else None
 
 
 def _turn_started(message: Envelope, emitted: str | None) -> Incoming:
     told = _turn.decode(_params(message))
-    return ForSession(told.thread_id, i.TurnNamed(told.turn.id, None, emitted))
+    return ForSession(told.thread_id, i.TurnNamed(told.turn.id, emitted))
 
 
 def _turn_completed(message: Envelope, emitted: str | None) -> Incoming:
@@ -213,6 +273,11 @@ def _limits(message: Envelope, _: str | None) -> Incoming:
     return LimitsRead(_limits_message.decode(_params(message)).rate_limits or {})
 
 
+def _no_more(message: Envelope, _: str | None) -> Incoming:
+    told = _resolved.decode(_params(message))
+    return AskedNoMore(told.thread_id, told.request_id)
+
+
 _MODELLED: Final[dict[str, Callable[[Envelope, str | None], Incoming]]] = {
     "turn/started": _turn_started,
     "turn/completed": _turn_completed,
@@ -222,19 +287,42 @@ _MODELLED: Final[dict[str, Callable[[Envelope, str | None], Incoming]]] = {
     "turn/plan/updated": _updated(EventType.PLAN_UPDATED),
     "turn/diff/updated": _updated(EventType.DIFF_UPDATED),
     "account/rateLimits/updated": _limits,
+    "serverRequest/resolved": _no_more,
 }
 
 
-def _question(message: Envelope) -> Incoming:
+def _asked(message: Envelope) -> Incoming:
+    assert message.id is not UNSET
+    assert message.method is not UNSET
+    kind = QUESTIONS.get(message.method)
+    if kind is None:
+        return _refused(message)
+    told = _question_params.decode(_params(message))
+    if told.thread_id is None:
+        return _refused(message)
+    offered = told.available_decisions
+    return Asked(
+        told.thread_id,
+        message.id,
+        kind,
+        told.turn_id,
+        told.item_id or told.call_id,
+        _params(message),
+        decisions_of(kind, offered),
+        _refused(message),
+    )
+
+
+def _refused(message: Envelope) -> Refused:
     assert message.id is not UNSET
     assert message.method is not UNSET
     declined = DECLINED.get(message.method)
-    if declined is not None:
-        line, told = jsonrpc.answer(message.id, declined), "declined"
-    else:
+    if declined is None:
         line, told = jsonrpc.refusal(message.id, -32601, "codexd does not answer this request"), "refused"
+    else:
+        line, told = jsonrpc.answer(message.id, declined), "declined"
     note = i.Noted(EventType.CODEX_NOTIFICATION, message.method, message.params, None, answered=told)
-    return Asked(_thread_of(message), note, line)
+    return Refused(_thread_of(message), note, line)
 
 
 def _answer(message: Envelope, generation: int) -> Incoming:
@@ -245,8 +333,6 @@ def _answer(message: Envelope, generation: int) -> Incoming:
     try:
         return read(owner_id, message, generation)
     except msgspec.DecodeError as error:
-        if what == "start":  # The turn may well run: its own notification will name it.
-            raise
         # An answer of a shape that we do not know is worth as much as a refusal, and nobody waits for another.
         told = {"message": f"codexd cannot read Codex's answer: {error}"}
         return read(owner_id, msgspec.structs.replace(message, result=UNSET, error=told), generation)
@@ -271,7 +357,8 @@ def _open_answered(fresh: bool) -> Callable[[str, Envelope, int], Incoming]:
         if message.error is not UNSET:
             return ForTurn(session_id, i.ThreadRefused(message.error))
         told = _result(message, m.ThreadResult)
-        return ForTurn(session_id, i.ThreadOpened(generation, told.thread.id, fresh, told.model))
+        opened = i.ThreadOpened(generation, told.thread.id, fresh, told.model, told.reasoning_effort)
+        return ForTurn(session_id, opened)
 
     return read
 
@@ -279,11 +366,44 @@ def _open_answered(fresh: bool) -> Callable[[str, Envelope, int], Incoming]:
 def _start_answered(turn_id: str, message: Envelope, generation: int) -> Incoming:
     if message.error is not UNSET:
         return ForTurn(turn_id, i.TurnRefused(turn_id, message.error))
-    return ForTurn(turn_id, i.TurnNamed(_result(message, m.TurnResult).turn.id, turn_id, None))
+    # It is named by turn/started: until then Codex answers an interrupt and a steer with "no active turn".
+    return Dropped("turn/start answered")
 
 
 def _interrupt_answered(_: str, message: Envelope, generation: int) -> Incoming:
     return Dropped("turn/interrupt answered")
+
+
+def _unload_answered(_: str, message: Envelope, generation: int) -> Incoming:
+    return Dropped("thread/unsubscribe answered")
+
+
+def _steer_answered(turn_id: str, message: Envelope, generation: int) -> Incoming:
+    steer_id = (*str(message.id).split(":"), "", "")[2]
+    return ForTurn(turn_id, i.TurnSteered(turn_id, steer_id, _error_of(message)))
+
+
+def _clean_answered(turn_id: str, message: Envelope, generation: int) -> Incoming:
+    return ForTurn(turn_id, i.TerminalsCleaned(turn_id, _error_of(message)))
+
+
+def _tidy_answered(_: str, message: Envelope, generation: int) -> Incoming:
+    return Dropped("a sub-agent's terminals cleaned")
+
+
+def _limits_answered(_: str, message: Envelope, generation: int) -> Incoming:
+    if message.error is not UNSET:  # as it is without a login
+        return Dropped("account/rateLimits/read refused")
+    return LimitsRead(_result(message, m.LimitsMessage).rate_limits or {})
+
+
+def _called(_: str, message: Envelope, generation: int) -> Incoming:
+    result = message.result if message.result is not UNSET else Raw(b"null")
+    return Called(str(message.id), result, _error_of(message))
+
+
+def _error_of(message: Envelope) -> dict[str, Any] | None:
+    return None if message.error is UNSET else message.error
 
 
 def _history_answered(session_id: str, message: Envelope, generation: int) -> Incoming:
@@ -295,7 +415,7 @@ def _history_answered(session_id: str, message: Envelope, generation: int) -> In
 def _found(turn: m.Turn) -> i.FoundTurn:
     heads = [_head.decode(item) for item in turn.items]
     client_id = next((head.client_id for head in heads if head.client_id is not None), None)
-    items = tuple((head.id, head.type, item) for head, item in zip(heads, turn.items, strict=True))
+    items = tuple((head.id, head.type, item, _message_of(head)) for head, item in zip(heads, turn.items, strict=True))
     return i.FoundTurn(turn.id, client_id, ENDS.get(turn.status), turn.error, items)
 
 
@@ -306,98 +426,16 @@ def _result(message: Envelope, type_: type[_T]) -> _T:
 _ANSWERS: Final[dict[str, Callable[[str, Envelope, int], Incoming]]] = {
     "initialize": _initialize_answered,
     "account": _account_answered,
+    "limits": _limits_answered,
+    "read": _called,
     "open": _open_answered(fresh=True),
+    "fork": _open_answered(fresh=True),
     "resume": _open_answered(fresh=False),
     "start": _start_answered,
+    "steer": _steer_answered,
     "interrupt": _interrupt_answered,
+    "clean": _clean_answered,
+    "tidy": _tidy_answered,
+    "unload": _unload_answered,
     "history": _history_answered,
 }
-
-
-# --- what we want
-
-
-class Line(Struct, frozen=True):
-    """A line for the child. `request_id` is set if an answer is due."""
-
-    request_id: str | None
-    data: bytes
-
-
-def handshake(number: int, version: str) -> Line:
-    """The first line to a new child. `number` is its number among the lines of this generation."""
-    params = {
-        "clientInfo": {"name": "baa", "title": "baa-conductor", "version": version},
-        "capabilities": {"experimentalApi": True},
-    }
-    return _request("child:initialize", number, "initialize", params)
-
-
-def initialized() -> Line:
-    """The second line: the handshake is complete."""
-    return Line(None, jsonrpc.notification("initialized"))
-
-
-def read_account(number: int) -> Line:
-    """Ask who is logged in."""
-    return _request("child:account", number, "account/read", {})
-
-
-def line_of(effect: i.OpenThread | i.HandTurn | i.InterruptTurn | i.ReadHistory, number: int) -> Line:
-    """The line that carries out `effect`, as number `number` of this generation."""
-    match effect:
-        case i.OpenThread():
-            return _open_line(effect, number)
-        case i.HandTurn():
-            params = _without_none(
-                {
-                    "threadId": effect.thread_id,
-                    "input": [{"type": "text", "text": effect.request.prompt}],
-                    "clientUserMessageId": effect.turn_id,
-                    "model": effect.request.model,
-                    "effort": effect.request.effort,
-                }
-            )
-            return _request(f"{effect.turn_id}:start", number, "turn/start", params)
-        case i.InterruptTurn():
-            params = {"threadId": effect.thread_id, "turnId": effect.codex_turn_id}
-            return _request(f"{effect.turn_id}:interrupt", number, "turn/interrupt", params)
-        case i.ReadHistory():
-            params = {
-                "threadId": effect.thread_id,
-                "limit": HISTORY_TURNS,
-                "itemsView": "full",
-                "sortDirection": "desc",
-            }
-            return _request(f"{effect.session_id}:history", number, "thread/turns/list", params)
-        case _:
-            assert_never(effect)
-
-
-def _open_line(effect: i.OpenThread, number: int) -> Line:
-    settings = effect.settings
-    params: dict[str, Any] = {
-        "cwd": settings.cwd,
-        "model": settings.model,
-        "modelProvider": settings.model_provider,
-        # Given on resume too: Codex 0.163 came back from kill -9 with a read-only sandbox of its own choice.
-        "sandbox": settings.sandbox.value,
-        "approvalPolicy": settings.approval_policy.value,
-        "baseInstructions": settings.base_instructions,
-        "developerInstructions": settings.developer_instructions,
-    }
-    if settings.sandbox is Sandbox.WORKSPACE_WRITE:
-        params["config"] = {"sandbox_workspace_write.network_access": False}
-    if effect.thread_id is None:
-        return _request(f"{effect.session_id}:open", number, "thread/start", _without_none(params))
-    resume = {"threadId": effect.thread_id, "excludeTurns": True, **_without_none(params)}
-    return _request(f"{effect.session_id}:resume", number, "thread/resume", resume)
-
-
-def _request(what: str, number: int, method: str, params: dict[str, Any]) -> Line:
-    request_id = f"{what}:{number}"
-    return Line(request_id, jsonrpc.request(request_id, method, params))
-
-
-def _without_none(params: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if value is not None}

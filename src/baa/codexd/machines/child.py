@@ -68,6 +68,11 @@ class Child:
         return self.state is ChildState.READY
 
     @property
+    def lives(self) -> bool:
+        """Whether it can be asked something: also while codexd stops, until the child has been ended."""
+        return self.state in (ChildState.READY, ChildState.DRAINING)
+
+    @property
     def refuses_turns(self) -> bool:
         """Whether a new turn would wait for something that may never come."""
         return self.state in (ChildState.CRASH_LOOP, ChildState.UNAVAILABLE)

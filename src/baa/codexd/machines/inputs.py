@@ -12,7 +12,9 @@ from typing import Any
 from msgspec import Raw, Struct, UnsetType
 
 from baa.api.events import EventType, Payload
-from baa.api.sessions import SessionSettings, TurnRequest
+from baa.api.interactions import AnswerInteraction, InteractionKind
+from baa.api.sessions import Fork, InputPart, SessionSettings, TurnRequest
+from baa.codexd.machines.turn import Said, StopWish
 
 
 class NewEvent(Struct, frozen=True):
@@ -34,6 +36,60 @@ class TurnRequested(Struct, frozen=True):
     request: TurnRequest
     idempotency_key: str | None = None
     body_hash: str | None = None
+
+
+class SteerRequested(Struct, frozen=True):
+    """A client has more input for the turn that is with Codex."""
+
+    steer_id: str
+    turn_id: str
+    input: tuple[InputPart, ...]
+    idempotency_key: str | None = None
+    body_hash: str | None = None
+
+
+class SteerWithdrawn(Struct, frozen=True):
+    """Whoever wanted to steer waits no longer: what was not sent yet is not sent."""
+
+    steer_id: str
+
+
+class StopTurn(Struct, frozen=True):
+    """Somebody or something wants the turn ended."""
+
+    turn_id: str
+    stop: StopWish
+
+
+class CloseRequested(Struct, frozen=True):
+    """A client wants the session closed, and before that every turn of it ended."""
+
+
+class InteractionAnswered(Struct, frozen=True):
+    """A client answered a question. That it fits was seen to."""
+
+    interaction_id: str
+    answer: AnswerInteraction
+
+
+# --- inputs: from the clock
+
+
+class TimerKind(StrEnum):
+    """What a timer is for."""
+
+    DEADLINE = "deadline"  # a turn's, from its acceptance
+    STALL = "stall"  # nothing was heard of a running turn
+    LEASE = "lease"  # nobody renewed the turn
+    ANSWER = "answer"  # an interaction's deadline
+    IDLE = "idle"  # the session has had no turn for a while
+
+
+class TimeUp(Struct, frozen=True):
+    """The time that was set for a turn, an interaction or the session is over."""
+
+    owner_id: str
+    kind: TimerKind
 
 
 # --- inputs: from the supervisor
@@ -61,10 +117,6 @@ class NoChildToAsk(Struct, frozen=True):
     why: str
 
 
-class StopTurn(Struct, frozen=True):
-    """codexd stops: ask Codex to end the running turn."""
-
-
 class ChildEndedByUs(Struct, frozen=True):
     """codexd ended the child: what still ran was interrupted by that."""
 
@@ -85,6 +137,7 @@ class ThreadOpened(Struct, frozen=True):
     thread_id: str
     fresh: bool
     model: str | None
+    effort: str | None = None
 
 
 class ThreadRefused(Struct, frozen=True):
@@ -94,11 +147,11 @@ class ThreadRefused(Struct, frozen=True):
 
 
 class TurnNamed(Struct, frozen=True):
-    """Codex has begun the turn and named it. `turn_id` is ours if the message was the answer to our request."""
+    """Codex has begun a turn and named it. `new_id` is what it will be called if Codex began it by itself."""
 
     codex_turn_id: str
-    turn_id: str | None
     emitted_at: str | None
+    new_id: str | None = None
 
 
 class TurnRefused(Struct, frozen=True):
@@ -117,22 +170,69 @@ class TurnEnd(StrEnum):
 
 
 class TurnFinished(Struct, frozen=True):
-    """Codex says that a turn ended."""
+    """Codex says that a turn ended. `limits` are the account's as last told, `resets_at` when used-up ones reset."""
 
     codex_turn_id: str
     end: TurnEnd
     error: dict[str, Any] | None
     emitted_at: str | None
+    limits: dict[str, Any] | None = None
+    resets_at: str | None = None
+
+
+class TurnSteered(Struct, frozen=True):
+    """Codex took the input, or would not."""
+
+    turn_id: str
+    steer_id: str
+    error: dict[str, Any] | None = None
+
+
+class TerminalsCleaned(Struct, frozen=True):
+    """Codex ended the thread's background terminals, or could not say so."""
+
+    turn_id: str
+    error: dict[str, Any] | None = None
+
+
+class LeftLooked(Struct, frozen=True):
+    """What an interrupted turn had left running was looked for: `evidence` says what was ended and what is left."""
+
+    turn_id: str
+    evidence: dict[str, Any]
+
+
+class Asked(Struct, frozen=True):
+    """Codex asks something of its client, and waits."""
+
+    interaction_id: str
+    generation: int
+    request_id: str | int
+    kind: InteractionKind
+    codex_turn_id: str | None
+    item_id: str | None
+    request: Raw
+    decisions: tuple[Any, ...]
+    deadline_ms: int
+    deadline_at: str
+
+
+class AskedNoMore(Struct, frozen=True):
+    """Codex no longer waits for the answer to this request: it has one, or its turn is over."""
+
+    generation: int
+    request_id: str | int
 
 
 class ItemBegan(Struct, frozen=True):
-    """An item started."""
+    """An item started. `agents` are the threads of the sub-agents that it is about."""
 
     codex_turn_id: str
     item_id: str
     kind: str
     item: Raw
     emitted_at: str | None
+    agents: tuple[str, ...] = ()
 
 
 class ItemGrew(Struct, frozen=True):
@@ -153,6 +253,8 @@ class ItemFinished(Struct, frozen=True):
     kind: str
     item: Raw
     emitted_at: str | None
+    text: str | None = None
+    agents: tuple[str, ...] = ()
 
 
 class Updated(Struct, frozen=True):
@@ -165,13 +267,28 @@ class Updated(Struct, frozen=True):
 
 
 class Noted(Struct, frozen=True):
-    """A message of Codex about this session that is passed on whole."""
+    """A message of Codex about this session that is passed on whole.
+
+    `retried_turn_id`: Codex asks the model again, and begins what it was saying in this turn of its anew.
+    """
 
     type: EventType
     method: str
     params: Raw | UnsetType
     emitted_at: str | None
     answered: str | None = None
+    retried_turn_id: str | None = None
+
+
+FromThread = TurnNamed | TurnFinished | ItemBegan | ItemGrew | ItemFinished | Updated | Noted
+"""What Codex tells of a thread."""
+
+
+class OfAgent(Struct, frozen=True):
+    """What happens in the thread of a sub-agent, which a turn of the session's began."""
+
+    thread_id: str
+    given: FromThread
 
 
 class FoundTurn(Struct, frozen=True):
@@ -181,7 +298,7 @@ class FoundTurn(Struct, frozen=True):
     client_id: str | None
     end: TurnEnd | None
     error: dict[str, Any] | None
-    items: tuple[tuple[str, str, Raw], ...]
+    items: tuple[tuple[str, str, Raw, str | None], ...]
 
 
 class HistoryRead(Struct, frozen=True):
@@ -193,10 +310,15 @@ class HistoryRead(Struct, frozen=True):
 
 Input = (
     TurnRequested
+    | SteerRequested
+    | SteerWithdrawn
+    | StopTurn
+    | CloseRequested
+    | InteractionAnswered
+    | TimeUp
     | ChildBecameReady
     | ChildDied
     | NoChildToAsk
-    | StopTurn
     | ChildEndedByUs
     | LogWentBack
     | ThreadOpened
@@ -204,32 +326,58 @@ Input = (
     | TurnNamed
     | TurnRefused
     | TurnFinished
+    | TurnSteered
+    | TerminalsCleaned
+    | LeftLooked
+    | Asked
+    | AskedNoMore
     | ItemBegan
     | ItemGrew
     | ItemFinished
     | Updated
     | Noted
+    | OfAgent
     | HistoryRead
 )
 
 
-# --- effects
+# --- effects: lines for the child
 
 
 class OpenThread(Struct, frozen=True):
-    """Ask Codex to open the session's thread: `thread_id` to resume it, None for a new one."""
+    """Ask Codex to open the session's thread: `thread_id` to resume it, None for a new one (with `fork`'s past)."""
 
     session_id: str
     thread_id: str | None
     settings: SessionSettings
+    fork: Fork | None = None
 
 
 class HandTurn(Struct, frozen=True):
-    """Hand the turn to Codex."""
+    """Hand the turn to Codex, with all that holds for it: what one turn changes, Codex would keep for the next.
+
+    `forget_effort`: an earlier turn set it, and this one is to have the model's own.
+    """
 
     turn_id: str
     thread_id: str
     request: TurnRequest
+    settings: SessionSettings
+    model: str | None
+    effort: str | None
+    forget_effort: bool = False
+
+
+class SteerTurn(Struct, frozen=True):
+    """Give Codex more input for its turn."""
+
+    turn_id: str
+    steer_id: str
+    thread_id: str
+    codex_turn_id: str
+    input: tuple[InputPart, ...]
+    idempotency_key: str | None
+    body_hash: str | None
 
 
 class InterruptTurn(Struct, frozen=True):
@@ -240,11 +388,77 @@ class InterruptTurn(Struct, frozen=True):
     codex_turn_id: str
 
 
+class CleanTerminals(Struct, frozen=True):
+    """Ask Codex to end the commands that the thread's turns left running. `answered`: go on once it did."""
+
+    turn_id: str
+    thread_id: str
+    answered: bool = True
+
+
 class ReadHistory(Struct, frozen=True):
     """Ask Codex what became of the thread's last turns."""
 
     session_id: str
     thread_id: str
+
+
+class UnloadThread(Struct, frozen=True):
+    """Let Codex forget the thread until it is needed again."""
+
+    session_id: str
+    thread_id: str
+
+
+class Answer(Struct, frozen=True):
+    """Answer a question of Codex's; without an answer, decline it."""
+
+    request_id: str | int
+    kind: InteractionKind
+    request: Raw
+    decision: Any
+    answer: AnswerInteraction | None
+
+
+LineEffect = OpenThread | HandTurn | SteerTurn | InterruptTurn | CleanTerminals | ReadHistory | UnloadThread | Answer
+
+# --- effects: all else
+
+
+class SetTimer(Struct, frozen=True):
+    """Come back in `after_ms`, with TimeUp. One of this kind and owner replaces the one before."""
+
+    owner_id: str
+    kind: TimerKind
+    after_ms: int
+
+
+class Idle(Struct, frozen=True):
+    """The session has nothing to do: come back when it has had nothing for a while."""
+
+    session_id: str
+
+
+class Remember(Struct, frozen=True):
+    """Keep how a turn is to end, or that the session is to be closed, beyond codexd's own end."""
+
+    owner_id: str
+    stop: StopWish | None = None
+    said: Said | None = None
+
+
+class LookForLeft(Struct, frozen=True):
+    """Look for processes that an interrupted turn left, and end those that are surely its own."""
+
+    session_id: str
+    turn_id: str
+
+
+class SteerDone(Struct, frozen=True):
+    """Tell whoever wanted to steer: without an error, Codex took it."""
+
+    steer_id: str
+    error: dict[str, Any] | None = None
 
 
 class Count(Struct, frozen=True):
@@ -253,4 +467,4 @@ class Count(Struct, frozen=True):
     what: str
 
 
-Effect = OpenThread | HandTurn | InterruptTurn | ReadHistory | Count
+Effect = LineEffect | SetTimer | Idle | Remember | LookForLeft | SteerDone | Count

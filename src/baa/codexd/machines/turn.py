@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from baa.api.sessions import TurnRequest, TurnStatus
+from msgspec import Struct
+
+from baa.api.sessions import InputPart, TurnRequest, TurnStatus
 from baa.codexd.machines import Impossible
 
 
@@ -19,6 +21,7 @@ class TurnChange(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    EXPIRED = "expired"
     LOST = "lost"
 
 
@@ -27,6 +30,7 @@ TURN_TABLE: Final[dict[TurnStatus, dict[TurnChange, TurnStatus]]] = {
         TurnChange.HANDED: TurnStatus.ACCEPTED,
         TurnChange.FAILED: TurnStatus.FAILED,
         TurnChange.INTERRUPTED: TurnStatus.INTERRUPTED,
+        TurnChange.EXPIRED: TurnStatus.EXPIRED,
         TurnChange.LOST: TurnStatus.LOST,
     },
     TurnStatus.ACCEPTED: {
@@ -40,23 +44,57 @@ TURN_TABLE: Final[dict[TurnStatus, dict[TurnChange, TurnStatus]]] = {
         TurnChange.COMPLETED: TurnStatus.COMPLETED,
         TurnChange.FAILED: TurnStatus.FAILED,
         TurnChange.INTERRUPTED: TurnStatus.INTERRUPTED,
+        TurnChange.EXPIRED: TurnStatus.EXPIRED,
         TurnChange.LOST: TurnStatus.LOST,
     },
     TurnStatus.COMPLETED: {},
     TurnStatus.FAILED: {},
     TurnStatus.INTERRUPTED: {},
+    TurnStatus.EXPIRED: {},
     TurnStatus.LOST: {},
 }
+
+
+class Item(NamedTuple):
+    """An item that started and did not end."""
+
+    item_id: str
+    kind: str
+
+
+class StopWish(Struct, frozen=True):
+    """Why a turn is to be ended, and as what: `change` is INTERRUPTED or EXPIRED."""
+
+    change: TurnChange
+    reason: str
+
+
+class Said(Struct, frozen=True):
+    """Codex's word that it interrupted the turn. What the turn left running is looked for before we say so too."""
+
+    error: dict[str, Any] | None = None
+    emitted_at: str | None = None
+
+
+class Steer(Struct, frozen=True):
+    """Input for the running turn that Codex has not confirmed. `sent`: its line is in the outbox."""
+
+    steer_id: str
+    input: tuple[InputPart, ...]
+    idempotency_key: str | None = None
+    body_hash: str | None = None
+    sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """A turn that has not ended.
 
-    `generation` is the child it was handed to (0 = none yet). `open_items` are Codex's ids of the items that started
-    and did not end, `done_items` of those that completed. `unresolved` is the generation whose death left its end
-    unknown (0 = its end is not in doubt), and `keeper_died` whether the spool's last bytes went with it.
-    `told_to_stop`: codexd is stopping and wants it interrupted.
+    `generation` is the child it was handed to (0 = none yet). `open_items` started and did not end, `done_items` are
+    Codex's ids of those that completed. `unresolved` is the generation whose death left its end unknown (0 = its end is
+    not in doubt), and `keeper_died` whether the spool's last bytes went with it. `stop`: it is to be ended. `said`:
+    Codex interrupted it; `cleaning_in` is the generation that was then asked to end what it left, and `looking` whether
+    this codexd looks for what is still there. `final_text` is the last message, kept only for an output schema.
     """
 
     turn_id: str
@@ -64,11 +102,16 @@ class Turn:
     status: TurnStatus = TurnStatus.QUEUED
     codex_turn_id: str | None = None
     generation: int = 0
-    open_items: tuple[str, ...] = ()
+    open_items: tuple[Item, ...] = ()
     done_items: tuple[str, ...] = ()
     unresolved: int = 0
     keeper_died: bool = False
-    told_to_stop: bool = False
+    stop: StopWish | None = None
+    said: Said | None = None
+    cleaning_in: int = 0
+    looking: bool = False
+    steers: tuple[Steer, ...] = ()
+    final_text: str | None = None
 
     def change(self, change: TurnChange) -> Turn:
         """The turn after `change`. Raises Impossible if its table does not list it."""

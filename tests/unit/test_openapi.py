@@ -1,0 +1,185 @@
+"""The description of codexd: well-formed, and about the routes, structs and errors that there are."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+
+from baa import config
+from baa.api.errors import STATUS, Code
+from baa.api.events import PAYLOADS, EventType
+from baa.api.sessions import Sandbox
+from baa.clock import SystemClock
+from baa.codexd import http
+from baa.codexd.commands import Commands
+from baa.codexd.eventlog import EventLog
+from baa.codexd.handover import Announcement
+from baa.codexd.keepers import Setting
+from baa.codexd.main_loop import MainLoop, Restored
+from baa.codexd.openapi import document
+from baa.codexd.operations import ABOUT, OF_NO_ROUTE, operations
+from baa.codexd.policy import Policy
+from baa.codexd.request import PAGE_MAX, WAIT_MAX_MS
+from baa.codexd.status import Daemon
+from baa.codexd.subscriptions import Subscriptions
+from baa.codexd.supervisor import Supervisor
+from baa.http.routes import RouteTable
+from tests.support.described import Described, codes_of
+
+EVENTS = config.File().codexd.event_stream_path
+ROOT = Path(__file__).resolve().parents[2]
+META = json.loads((ROOT / "tests" / "unit" / "data" / "openapi-3.1.json").read_text())
+DOCUMENT: dict[str, Any] = json.loads(msgspec.json.encode(document(EVENTS)))
+RAISED_IN = ("api/events.py", "http/*.py", "codexd/*.py", "codexd/**/*.py")
+
+
+def test_it_is_an_openapi_document() -> None:
+    validator = jsonschema_rs.validator_for(META)
+    assert [error.message for error in validator.iter_errors(DOCUMENT)] == []
+    assert not validator.is_valid({**DOCUMENT, "paths": {"nope": 1}})
+
+
+def test_its_schemas_are_schemas_and_lead_somewhere() -> None:
+    for schema in DOCUMENT["components"]["schemas"].values():
+        jsonschema_rs.meta.validate({"$schema": META["$schema"], **schema})
+    led_to = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(DOCUMENT)))
+    assert led_to == set(DOCUMENT["components"]["schemas"])
+
+
+async def routes(folder: Path) -> RouteTable:
+    """The routes of a codexd that does not run."""
+    clock = SystemClock()
+    log = EventLog(folder / "log", clock=clock)
+    try:
+        loop = MainLoop(log, Restored(), clock=clock)
+        setting = Setting(
+            keepers=folder,
+            daemon_lock=folder / "lock",
+            codex_home=folder,
+            server_command="codex",
+            server_args=(),
+            orphan_ms=1,
+            umask=0o077,
+            version="1",
+        )
+        daemon = Daemon(
+            daemon_id=log.daemon_id,
+            pid=1,
+            version="1",
+            started_at="",
+            address="",
+            clock=clock,
+            log=log,
+            loop=loop,
+            commands=Commands(loop, clock=clock),
+            supervisor=Supervisor(loop, setting, clock=clock),
+            subscriptions=Subscriptions(log),
+            handover=Announcement(clock),
+        )
+        return http.application(daemon, Policy(Sandbox.READ_ONLY, (), ()), EVENTS)[1]
+    finally:
+        log.close()
+
+
+async def test_it_describes_the_routes_that_there_are_and_who_may_use_them(tmp_path: Path) -> None:
+    described = {
+        ("http", method, re.sub(r"\{\w+\}", "{}", path), (told["security"] or [{"bearer": ["open"]}])[0]["bearer"][0])
+        for method, path, told in Described(DOCUMENT).operations.values()
+    }
+    live = {
+        ("websocket", "GET", path, "read")
+        for path, told in DOCUMENT["paths"].items()
+        if "x-websocket" in told.get("get", {})
+    }
+    assert live == {("websocket", "GET", EVENTS, "read")}
+    there = {
+        (kind, method, re.sub(r"\{[^}]+\}", "{}", path), access)
+        for kind, method, path, access in await routes(tmp_path)
+    }
+    assert described | live == there
+
+
+def test_the_event_stream_is_where_it_was_configured() -> None:
+    elsewhere = document("/live")["paths"]
+    assert EVENTS not in elsewhere
+    assert set(elsewhere) - {"/live"} == set(DOCUMENT["paths"]) - {EVENTS}
+    assert "x-websocket" in elsewhere["/live"]["get"]
+
+
+def test_it_tells_of_every_error_that_codexd_can_answer_and_of_no_other() -> None:
+    raised = set()
+    for pattern in RAISED_IN:
+        for path in (ROOT / "src" / "baa").glob(pattern):
+            if path.name not in {"operations.py", "openapi.py"}:
+                raised |= {
+                    Code[node.attr]
+                    for node in ast.walk(ast.parse(path.read_text()))
+                    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Code"
+                }
+    responses = [
+        response
+        for _, _, told in Described(DOCUMENT).operations.values()
+        for status, response in told["responses"].items()
+        if int(status) >= 400
+    ]
+    responses.append(DOCUMENT["components"]["responses"]["UnknownRoute"])
+    told = {Code(code) for response in responses for code in codes_of(response)}
+    assert told == raised == set(ABOUT)
+    assert OF_NO_ROUTE in told
+
+
+def test_every_error_stands_at_its_status() -> None:
+    for _, _, told in Described(DOCUMENT).operations.values():
+        for status, response in told["responses"].items():
+            if int(status) >= 400:
+                assert {STATUS[Code(code)] for code in codes_of(response)} == {int(status)}
+
+
+def test_a_body_takes_no_fields_but_those_described() -> None:
+    for operation in operations(EVENTS):
+        if operation.body is not None:
+            schema = DOCUMENT["components"]["schemas"][operation.body.__name__]
+            assert schema["additionalProperties"] is False, operation.name
+            assert set(schema["properties"]) == {f.encode_name for f in msgspec.structs.fields(operation.body)}
+
+
+def test_parameters_of_a_path_are_those_that_it_names() -> None:
+    for method, path, told in Described(DOCUMENT).operations.values():
+        named = [each["name"] for each in told.get("parameters", []) if each["in"] == "path"]
+        assert named == re.findall(r"\{(\w+)\}", path), (method, path)
+
+
+def test_bounds_of_parameters_are_those_that_are_checked() -> None:
+    bounds = {
+        (each["name"], each["schema"]["minimum"], each["schema"]["maximum"])
+        for _, _, told in Described(DOCUMENT).operations.values()
+        for each in told.get("parameters", [])
+        if each["schema"]["type"] == "integer"
+    }
+    assert bounds == {("limit", 1, PAGE_MAX), ("waitMs", 0, WAIT_MAX_MS)}
+
+
+def test_an_event_is_described_with_the_payload_of_its_type() -> None:
+    variants = DOCUMENT["components"]["schemas"]["Event"]["oneOf"]
+    told = {
+        type_: variant["properties"]["payload"]["$ref"].rpartition("/")[2]
+        for variant in variants
+        for type_ in variant["properties"]["type"]["enum"]
+    }
+    assert told == {type_.value: PAYLOADS[type_].__name__ for type_ in EventType}
+
+
+def test_words_of_the_code_do_not_reach_the_wire() -> None:
+    snakes = {
+        (name, word)
+        for name, schema in DOCUMENT["components"]["schemas"].items()
+        for word in re.findall(r"`(\w+_\w+)`", schema["description"])
+    }
+    values = {"not_loaded", "thread_gone"}
+    assert {word for _, word in snakes} <= values, snakes
