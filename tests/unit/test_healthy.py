@@ -26,6 +26,7 @@ def daemon(*, loop_moved: float, log_moved: float) -> Daemon:
         supervisor=stands_in(),
         subscriptions=stands_in(),
         handover=stands_in(),
+        patience=stands_in(),
     )
 
 

@@ -24,6 +24,7 @@ from baa.codexd.keepers import Setting
 from baa.codexd.main_loop import MainLoop, Restored
 from baa.codexd.openapi import document
 from baa.codexd.operations import ABOUT, OF_NO_ROUTE, operations
+from baa.codexd.patience import Patience
 from baa.codexd.policy import Policy
 from baa.codexd.request import PAGE_MAX, WAIT_MAX_MS
 from baa.codexd.status import Daemon
@@ -81,6 +82,7 @@ async def routes(folder: Path) -> RouteTable:
             supervisor=Supervisor(loop, setting, clock=clock),
             subscriptions=Subscriptions(log),
             handover=Announcement(clock),
+            patience=Patience(),
         )
         return http.application(daemon, Policy(Sandbox.READ_ONLY, (), ()), EVENTS)[1]
     finally:

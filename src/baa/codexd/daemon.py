@@ -39,6 +39,7 @@ from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.machines.session import Session
 from baa.codexd.machines.turn import StopWish, TurnChange
 from baa.codexd.main_loop import MainLoop
+from baa.codexd.patience import Patience
 from baa.codexd.policy import Policy
 from baa.codexd.status import Daemon
 from baa.codexd.subscriptions import Subscriptions
@@ -108,6 +109,7 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
             supervisor=supervisor,
             subscriptions=Subscriptions(log),
             handover=Announcement(clock),
+            patience=Patience(),
         )
         left = restore.living(connection, setting.keepers, clock)
         connection.close()
@@ -161,6 +163,7 @@ async def _serve(
         else:
             await _stop_child(daemon, stop, config.drain_ms)
             await _until_child_ended(daemon, stop, child)
+            daemon.patience.end()
             server.stop()
     published.forget(config.endpoint_file, "codexd", daemon.pid)
     _log.info("handed over" if handed_over else "stopped")
@@ -176,6 +179,7 @@ async def _hand_over(
         _say(daemon, EventType.DAEMON_STOPPING, transaction, handover=True)
 
     await daemon.loop.change(drain)
+    daemon.patience.end()
     server.stop()
     await asyncio.wait((serving,))
     child.cancel()

@@ -6,7 +6,6 @@ becomes an answer in one place.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -104,7 +103,8 @@ def _described(daemon: Daemon, events_path: str) -> list[Any]:
 
     @get("/metrics", opt={OPT: "read"})
     async def measure() -> Response[bytes]:
-        told = metrics.metrics(daemon.status(), waiting=daemon.loop.waiting, counted=daemon.loop.counted)
+        loop, waits = daemon.loop, daemon.patience.count
+        told = metrics.metrics(daemon.status(), waiting=loop.waiting, waits=waits, counted=loop.counted)
         return Response(metrics.text(told).encode(), media_type=metrics.MEDIA_TYPE)
 
     return [describe, measure]
@@ -120,13 +120,10 @@ def _events(daemon: Daemon, path: str) -> Any:
         wait_ms = integer(query, "waitMs", default=0, low=0, high=WAIT_MAX_MS)
         at = asked.after.seq
         page = await read_on(log, asked, at, limit)
-        try:
-            async with asyncio.timeout(wait_ms / 1000):
-                while not page.bodies:
-                    await log.wait_past(page.next)
-                    page = await read_on(log, asked, page.next, limit)
-        except TimeoutError:
-            pass
+        async with daemon.patience.wait(wait_ms):
+            while not page.bodies:
+                await log.wait_past(page.next)
+                page = await read_on(log, asked, page.next, limit)
         next_ = str(log.cursor(page.next)).encode()
         body = b'{"ok":true,"data":{"events":[%b],"next":"%b"}}' % (b",".join(page.bodies), next_)
         return Response(body, media_type="application/json")

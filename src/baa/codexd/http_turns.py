@@ -125,12 +125,9 @@ def _check_schema(schema: dict[str, Any]) -> None:
 
 async def _wait_for_end(daemon: Daemon, turn_id: str, wait_ms: int) -> None:
     """Wait until the turn has ended, `wait_ms` at most."""
-    try:
-        async with asyncio.timeout(wait_ms / 1000):
-            while True:
-                head = daemon.log.head
-                if _turn(daemon, turn_id).status in TURN_ENDED:
-                    return
-                await daemon.log.wait_past(head)
-    except TimeoutError:
-        return
+    async with daemon.patience.wait(wait_ms):
+        while True:
+            head = daemon.log.head
+            if _turn(daemon, turn_id).status in TURN_ENDED:
+                return
+            await daemon.log.wait_past(head)

@@ -22,8 +22,12 @@ class Metric:
     label: str = field(default="")
 
 
-def metrics(status: Status, *, waiting: int, counted: Mapping[str, int]) -> tuple[Metric, ...]:
-    """The figures. `waiting` commands are not decided yet; `counted` messages changed nothing, by why."""
+def metrics(status: Status, *, waiting: int, waits: int, counted: Mapping[str, int]) -> tuple[Metric, ...]:
+    """The figures.
+
+    `waiting` commands are not decided yet; `waits` answers wait for something (`waitMs`); `counted` messages changed
+    nothing, by why.
+    """
     child, counts, log = status.child, status.counts, status.log
     states = {state.value: int(state is child.state) for state in ChildState}
     turns = {"queued": counts.turns_queued, "running": counts.turns_running, "ended": counts.turns_ended}
@@ -40,6 +44,7 @@ def metrics(status: Status, *, waiting: int, counted: Mapping[str, int]) -> tupl
         Metric("codexd_turns", "gauge", "Turns in the tables, by where they stand.", turns, "status"),
         _gauge("codexd_open_interactions", "Questions of Codex's that wait for an answer.", counts.open_interactions),
         _gauge("codexd_subscribers", "Readers of the live stream.", counts.subscribers),
+        _gauge("codexd_waits", "Answers that wait for an event or for a turn's end.", waits),
         _gauge("codexd_log_head", "The seq of the newest event.", log.head),
         _gauge("codexd_log_oldest", "The seq of the oldest event that is kept.", log.oldest),
         _gauge("codexd_inbox", "Commands that wait to be decided.", waiting),

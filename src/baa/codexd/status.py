@@ -19,6 +19,7 @@ from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog
 from baa.codexd.handover import Announcement
 from baa.codexd.main_loop import MainLoop
+from baa.codexd.patience import Patience
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
 
@@ -44,6 +45,7 @@ class Daemon:
     supervisor: Supervisor
     subscriptions: Subscriptions
     handover: Announcement
+    patience: Patience
 
     def healthy(self) -> bool:
         """Whether the main loop and the log's writer both moved of late."""
