@@ -99,7 +99,7 @@ async def test_a_second_signal_does_not_make_a_stop_of_it(house: House) -> None:
     child, keeper = await node.child(), node.keeper
     await announced(node)
     async with asyncio.TaskGroup() as tasks:
-        waiting = tasks.create_task(node.get(f"/v1/codexd/turn/{turn_id}", waitMs=1500))
+        waiting = tasks.create_task(node.get(f"/v1/codexd/turn/{turn_id}", waitMs=500))
         await oracle.caught_up()
         await node.get("/healthz")
         node.signal(signal.SIGTERM)
