@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import UNSET
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request
 
@@ -63,7 +64,7 @@ async def test_every_route_answers_with_its_type(tmp_path: Path) -> None:
         session = await codexd.session(session.session_id)
         assert session.last_turn_id == turn.turn_id
         page = await codexd.sessions(limit=1)
-        listed = msgspec.structs.replace(session, interactions=msgspec.UNSET)  # told where one session is asked for
+        listed = msgspec.structs.replace(session, interactions=UNSET)  # those are told of one session alone
         assert (page.sessions, page.next_page_token) == ([listed], None)
         status = await codexd.status()
         assert (status.daemon.pid, status.counts.turns_ended) == (node.pid, 1)

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.timeout(180)  # later than any wait of ours gives up, s
 
 GATES = ("queue", "cancel", "steer", "stop", "key", "both", "over", "busy", "chain")
 SCENARIOS = (
+    # Codex lets go of an answer when more input comes, and asks the model anew.
+    when("and also this", (Say("This. "), Hold("steer"), Say("Done so far."))),
     when("and also", Say("That too.")),
     *(when(f"hold {gate}", (Say("One moment. "), Hold(gate), Say("Done so far."))) for gate in GATES),
     when("plain", Say("Fine.")),

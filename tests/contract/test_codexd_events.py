@@ -156,12 +156,27 @@ async def test_a_cursor_of_another_log_is_refused_before_the_upgrade(house: Hous
             assert (seq_of(oldest), seq_of(head) >= 180) == (0, True)
 
 
-@pytest.mark.parametrize(
-    "query", ["?types=turn.began", "?types=", "?sessionId=x", "?limit=0", "?limit=1001", "?waitMs=-1", "?afer=0"]
-)
-async def test_a_query_that_cannot_be_is_refused(house: House, query: str) -> None:
+@pytest.mark.parametrize("query", ["?limit=0", "?limit=1001", "?waitMs=-1"])
+async def test_a_page_that_cannot_be_is_refused(house: House, query: str) -> None:
     answer = await house.node.get(PATH + query)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("?types=turn.began", "?types=", "?sessionId=x", "?afer=0", "?after=", "?after=x"),
+        *("?after=0&after=0", "?types=turn.queued&types=turn.completed", "?after=0&%61fter=1"),
+    ],
+)
+async def test_a_query_that_cannot_be_is_refused_alike_on_all_three_ways(house: House, query: str) -> None:
+    node = house.node
+    told = await node.get(PATH + query)
+    assert (told.status_code, told.json()["error"]["code"]) == (422, "invalid_request")
+    authorization = f"Bearer {node.token('read')}"
+    streamed = await node.ask("GET", PATH + query, accept="text/event-stream", authorization=authorization)
+    assert (streamed.status_code, streamed.json()) == (422, told.json())
+    assert await refusal(stream(node, query)) == (422, told.json()["error"])
 
 
 # --- the live stream

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 from typing import Any, Final
 
 import httpx2
 import pytest
+from codex_cli_bin import bundled_codex_path
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.timeout(240)
 SCENARIOS = (
     when("short", Say("Done.")),
     when("long", (Say("I am "), Hold("long"), Say("done."))),
-    when("last", (Hold("last"), Say("done."))),
+    when("more", (Say("And "), Hold("long"), Say("more."))),  # Codex lets go of its answer for more input
     when("ask", Run("touch asked", sandbox_permissions="require_escalated", justification="May I?"), Say("So.")),
 )
 NOBODY: Final = "0" * 26
@@ -131,8 +133,7 @@ async def test_every_answer_is_as_described(tmp_path: Path) -> None:
     ):
         await node.start()
         await node.child()
-        async with asking(node) as asker, asyncio.TaskGroup() as tasks:
-            tasks.create_task(_too_early(asker), name="too early")
+        async with asking(node) as asker:
             await _about_itself(asker)
             await _refused_at_the_door(asker)
             await _refused_for_what_it_says(asker)
@@ -142,7 +143,7 @@ async def test_every_answer_is_as_described(tmp_path: Path) -> None:
             await _events(asker)
             await _streams(asker)
     seen = asker.seen | await _draining(tmp_path / "b") | await _without_codex(tmp_path / "c")
-    seen |= await _not_logged_in(tmp_path / "d")
+    seen |= await _not_logged_in(tmp_path / "d") | await _too_early(tmp_path / "e")
     left = {each for each in asker.described.promised() - seen if each[2] not in UNSEEN}
     assert left == set()
 
@@ -227,14 +228,6 @@ async def _end(asker: Asker, turn_id: str) -> Json:
         turn: Json = (await asker.ask("readTurn", query={"waitMs": 20_000}, turnId=turn_id))["turn"]
         if turn["endedAt"] is not None:
             return turn
-
-
-async def _too_early(asker: Asker) -> None:
-    """A turn that waits cannot be steered; codexd waits for a while whether it begins."""
-    session_id = await _session(asker)
-    await _turn(asker, session_id, "last")
-    waiting = await _turn(asker, session_id, "short", onBusy="enqueue")
-    await asker.refused("turn_in_progress", "steerTurn", {"prompt": "more"}, turnId=waiting)
 
 
 async def _sessions(asker: Asker, folder: Path) -> None:
@@ -395,6 +388,36 @@ async def _without_codex(folder: Path) -> set[tuple[str, int, str]]:
             session_id = await node.session()
             await asker.refused("child_unavailable", "startTurn", {"sessionId": session_id, "prompt": "short"})
             await asker.refused("child_unavailable", "createSession", {"threadId": "any"})
+            return asker.seen
+
+
+async def _too_early(folder: Path) -> set[tuple[str, int, str]]:
+    """A turn that waits for Codex, which does not come up, cannot be steered."""
+    folder.mkdir()
+    mute = folder / "mute"
+    codex = folder / "codex"
+    codex.write_text(f'#!/bin/sh\n[ -e "{mute}" ] && exec sleep 600\nexec "{bundled_codex_path()}" "$@"\n')
+    codex.chmod(0o700)
+    async with (
+        ScriptedModel(SCENARIOS) as model,
+        Node(folder / "node", model.base_url, server_command=str(codex)) as node,
+    ):
+        await node.start()
+        async with asking(node) as asker:
+            of_the_past = await node.session()
+            doubtful = await _turn(asker, of_the_past, "long")
+            await within(model.held("long"))
+            mute.touch()
+            os.kill(await node.child(), SIGKILL)
+            while (await node.status())["child"]["state"] == "ready":
+                await node.get("/v1/codexd/events", after=await node.head(), waitMs=50)
+            await asker.refused("child_unavailable", "forkSession", sessionId=of_the_past)
+            await asker.refused("turn_not_running", "steerTurn", {"prompt": "more"}, turnId=doubtful)
+            session_id = await node.session()
+            turn_id = await _turn(asker, session_id, "short")
+            await asker.refused("turn_not_running", "steerTurn", {"prompt": "more"}, turnId=turn_id)
+            steer = {"sessionId": session_id, "prompt": "more", "onBusy": "steer"}
+            assert (await asker.refused("turn_not_running", "startTurn", steer))["details"]["turnId"] == turn_id
             return asker.seen
 
 

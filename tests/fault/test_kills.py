@@ -10,19 +10,18 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx2
 import pytest
 from codex_cli_bin import bundled_codex_path
 
 from baa.scripted import Hold, Say, ScriptedModel, when
+from tests.support.asking import retried
 from tests.support.keeper_client import alive
-from tests.support.node import Json, Node, end, until
+from tests.support.node import Json, Node, end, moment, until
 from tests.support.oracle import Oracle, flaws_of, numbered, of_turn, types
 
 pytestmark = [
@@ -348,21 +347,6 @@ async def test_a_turn_that_no_keeper_took_is_queued_again(house: House) -> None:
 
 KILLS = 20
 SESSIONS = 4
-
-
-async def moment(seconds: float) -> None:
-    """When a blow falls is a matter of time, and of nothing else."""
-    now = asyncio.Event()
-    asyncio.get_running_loop().call_later(seconds, now.set)
-    await now.wait()
-
-
-async def retried(node: Node, call: Callable[[], Awaitable[str]]) -> str:
-    """What it answers once codexd lives long enough to."""
-    while True:
-        await node.up()
-        with suppress(httpx2.TransportError):
-            return await call()
 
 
 async def work(house: House, number: int, enough: asyncio.Event) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -48,6 +50,14 @@ async def turns_of(node: Node, session_id: str, **query: str | int) -> list[Json
     """A page of a session's turns."""
     turns: list[Json] = (await node.get(f"/v1/codexd/sessions/{session_id}/turns", **query)).json()["data"]["turns"]
     return turns
+
+
+async def retried(node: Node, call: Callable[[], Awaitable[str]]) -> str:
+    """What it answers once codexd lives long enough to."""
+    while True:
+        await node.up()
+        with suppress(httpx2.TransportError):
+            return await call()
 
 
 class Bodies:

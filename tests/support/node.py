@@ -47,6 +47,13 @@ async def until(fact: Callable[[], object], seconds: float = WAIT_SECONDS) -> No
     await asyncio.to_thread(wait_until, fact, seconds)
 
 
+async def moment(seconds: float) -> None:
+    """When a blow falls is a matter of time, and of nothing else."""
+    now = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, now.set)
+    await now.wait()
+
+
 async def end(pid: int) -> None:
     """SIGKILL a process, and wait until its parent can know: later than its main thread is gone (Linux)."""
     descriptor = os.pidfd_open(pid)

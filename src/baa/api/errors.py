@@ -32,6 +32,7 @@ class Code(StrEnum):
     THREAD_NOT_FOUND = "thread_not_found"
     UNKNOWN_ROUTE = "unknown_route"
     TURN_IN_PROGRESS = "turn_in_progress"
+    TURN_NOT_RUNNING = "turn_not_running"
     TURN_ENDED = "turn_ended"
     SESSION_CLOSED = "session_closed"
     INTERACTION_RESOLVED = "interaction_resolved"
@@ -68,6 +69,7 @@ STATUS: Final[Mapping[Code, int]] = {
     Code.THREAD_NOT_FOUND: 404,
     Code.UNKNOWN_ROUTE: 404,
     Code.TURN_IN_PROGRESS: 409,
+    Code.TURN_NOT_RUNNING: 409,
     Code.TURN_ENDED: 409,
     Code.SESSION_CLOSED: 409,
     Code.INTERACTION_RESOLVED: 409,

@@ -23,9 +23,9 @@ from baa.codexd.eventlog import Transaction
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.machines.interaction import Question, misfit
-from baa.codexd.machines.requests import REQUESTED
+from baa.codexd.machines.requests import REQUESTED, ending, waits
 from baa.codexd.machines.session import Session
-from baa.codexd.machines.turn import StopWish, TurnChange
+from baa.codexd.machines.turn import StopWish, Turn, TurnChange
 from baa.codexd.main_loop import Key, MainLoop
 
 STEER_S: Final = 10.0
@@ -109,6 +109,7 @@ class Commands:
 
     async def find_thread(self, thread_id: str) -> StoredThread:
         """A thread that Codex has stored in its CODEX_HOME. Raises Rejected (404), Unavailable."""
+        self._refuse_while_draining()
         answer = await self._loop.call(lambda number: lines.read_thread(number, thread_id))
         if answer.error is not None:
             raise _no_such_thread(answer.error.get("message"))
@@ -125,6 +126,7 @@ class Commands:
         session = self._loop.sessions.get(session_id)
         if session is None or not session.resumable:
             return None
+        self._refuse_while_draining()
         answer = await self._loop.call(lambda number: lines.read_last_turns(number, thread_id))
         if answer.error is not None:
             raise PeerFailed(Code.CODEX_FAILED, "Codex does not tell what the thread holds.", details=answer.error)
@@ -188,7 +190,9 @@ class Commands:
         session = self._open_session(wanted.session_id)
         first = session.turns[0] if session.turns else None
         hash_ = None if key is None else body_hash
-        if first is not None and wanted.on_busy is OnBusy.STEER:
+        # One that is ending takes no more: then the input is a turn of its own, and waits for that end.
+        if first is not None and wanted.on_busy is OnBusy.STEER and not ending(first):
+            self._refuse_untimely(session, first)
             entry = Key(body_hash, first.turn_id, 0, steered=True, steering=self._waiting(wanted.steer_id))
             given: i.Input = i.SteerRequested(wanted.steer_id, first.turn_id, wanted.request.parts, key, hash_)
         else:
@@ -210,6 +214,7 @@ class Commands:
 
         def decide(transaction: Transaction) -> None:
             session = self._session_of_turn(turn_id)
+            self._refuse_untimely(session, _turn(session, turn_id))
             waiting.append(self._waiting(steer_id))
             self._loop.step(session, i.SteerRequested(steer_id, turn_id, input_), transaction)
 
@@ -246,8 +251,7 @@ class Commands:
             del self._loop.keys[key]
         if error.get("unsent"):
             raise Rejected(
-                Code.TURN_IN_PROGRESS,
-                "The turn is not running yet, so it cannot be steered. Wait for turn.started, or enqueue.",
+                Code.TURN_NOT_RUNNING, "The turn has not begun yet. Wait for turn.started, or enqueue a turn."
             )
         told = str(error.get("message", ""))
         if any(word in told for word in ("ended before", "no active turn", "expected active turn")):
@@ -282,8 +286,7 @@ class Commands:
 
         def decide(transaction: Transaction) -> None:
             session = self._session_of_turn(turn_id)
-            (turn,) = (turn for turn in session.turns if turn.turn_id == turn_id)
-            after_ms = lease_ms or turn.request.lease_ms
+            after_ms = lease_ms or _turn(session, turn_id).request.lease_ms
             if after_ms is None:
                 raise Rejected(Code.INVALID_REQUEST, "The turn has no lease. Say `leaseMs` to give it one.")
             self._loop.timers.set(transaction, turn_id, i.TimerKind.LEASE, after_ms)
@@ -348,6 +351,17 @@ class Commands:
             raise TurnGone
         return session
 
+    def _refuse_untimely(self, session: Session, turn: Turn) -> None:
+        """Refuse input for a turn that cannot take it, at once."""
+        if ending(turn):
+            told = "The turn is ending and takes no more input. Start another."
+        elif waits(session, turn, self._loop.child):
+            told = "The turn waits, so it cannot be steered. Wait for turn.started, or interrupt it and ask anew."
+        else:
+            return
+        details = {"turnId": turn.turn_id, "status": turn.status}
+        raise Rejected(Code.TURN_NOT_RUNNING, told, details=details)
+
     def _refuse_new_turn(self, session: Session, on_busy: OnBusy) -> None:
         loop = self._loop
         if session.turns and on_busy is OnBusy.REJECT:
@@ -405,6 +419,10 @@ def _mismatch(known: Key) -> Rejected:
         "This Idempotency-Key was used with another body. A new request needs a new key.",
         details={"turnId": known.turn_id},
     )
+
+
+def _turn(session: Session, turn_id: str) -> Turn:
+    return next(turn for turn in session.turns if turn.turn_id == turn_id)
 
 
 def _question(session: Session, interaction_id: str) -> Question | None:

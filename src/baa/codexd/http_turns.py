@@ -108,6 +108,8 @@ async def _while_open(daemon: Daemon, turn_id: str, asking: Awaitable[None]) -> 
     except TurnGone:
         await daemon.loop.settle()
         turn = _turn(daemon, turn_id)
+        if turn.status not in TURN_ENDED:  # Codex has done with it, and it is looked for what it left
+            raise Rejected(Code.TURN_NOT_RUNNING, "The turn is ending.", details={"turnId": turn_id}) from None
         raise Rejected(
             Code.TURN_ENDED, f"The turn has ended: {turn.status}.", details={"status": turn.status, "turnId": turn_id}
         ) from None

@@ -140,7 +140,8 @@ ABOUT: Final[dict[Code, str]] = {
     Code.INTERACTION_NOT_FOUND: "there is no such interaction in this turn or session",
     Code.THREAD_NOT_FOUND: "codexd's CODEX_HOME has no such thread stored",
     Code.UNKNOWN_ROUTE: "there is no such path, or not with this method",
-    Code.TURN_IN_PROGRESS: "a turn of the session has not ended (`details.turnId`), or cannot be steered yet",
+    Code.TURN_IN_PROGRESS: "a turn of the session has not ended: `details.turnId`",
+    Code.TURN_NOT_RUNNING: "the turn cannot be steered, for it waits, or it is ending: `details.turnId`",
     Code.TURN_ENDED: "the turn has ended: `details.status`",
     Code.SESSION_CLOSED: "the session is closed",
     Code.INTERACTION_RESOLVED: "the interaction is over: `details.interaction` says how",
@@ -286,7 +287,14 @@ def _one_session(one: str) -> tuple[Operation, ...]:
             parameters=(SESSION,),
             body=NoFields,
             body_optional=True,
-            codes=(*READS_BODY, *TAKES, Code.SESSION_NOT_FOUND, Code.DRAINING),
+            codes=(
+                *READS_BODY,
+                *TAKES,
+                Code.SESSION_NOT_FOUND,
+                Code.DRAINING,
+                Code.CHILD_UNAVAILABLE,
+                Code.CODEX_FAILED,
+            ),
         ),
         _post(
             "answerInSession",
@@ -303,7 +311,7 @@ def _one_session(one: str) -> tuple[Operation, ...]:
 
 def _turns() -> tuple[Operation, ...]:
     of_codex = (Code.CHILD_UNAVAILABLE, Code.CODEX_NOT_LOGGED_IN, Code.CODEX_FAILED)
-    of_session = (Code.SESSION_NOT_FOUND, Code.SESSION_CLOSED, Code.TURN_IN_PROGRESS)
+    of_session = (Code.SESSION_NOT_FOUND, Code.SESSION_CLOSED, Code.TURN_IN_PROGRESS, Code.TURN_NOT_RUNNING)
     of_asking = (Code.POLICY_CEILING, Code.IDEMPOTENCY_MISMATCH, Code.DRAINING)
     return (
         _post(
@@ -347,7 +355,7 @@ def _one_turn(one: str) -> tuple[Operation, ...]:
             data=SteeredTurn,
             parameters=(TURN,),
             body=SteerTurn,
-            codes=(*ENDS, Code.POLICY_CEILING, Code.TURN_IN_PROGRESS, Code.CODEX_FAILED),
+            codes=(*ENDS, Code.POLICY_CEILING, Code.TURN_NOT_RUNNING, Code.CODEX_FAILED),
         ),
         _post(
             "renewTurn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 from litestar import Request, Response
@@ -48,8 +49,13 @@ def accepts(request: Asked, media_type: str) -> bool:
 
 def query_of(request: Asked, known: set[str] | None) -> dict[str, str]:
     """The query's parameters, each once and none unknown. Raises Rejected (422)."""
+    return parameters(request.query_params.multi_items(), known)
+
+
+def parameters(given: Iterable[tuple[str, str]], known: set[str] | None) -> dict[str, str]:
+    """These parameters, each once and none unknown. Raises Rejected (422)."""
     query: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
+    for name, value in given:
         if name in query or (known is not None and name not in known):
             raise Rejected(Code.INVALID_REQUEST, "A parameter is unknown or given twice.", details={"name": name[:80]})
         query[name] = value

@@ -21,6 +21,7 @@ from baa.api.events import Cursor, EventType, Heartbeat, Hello, parse_cursor
 from baa.api.ids import SESSION, is_id
 from baa.codexd import reading
 from baa.codexd.eventlog import EventLog, Stored
+from baa.codexd.request import parameters
 from baa.http.envelope import send_failure
 from baa.http.limits import Receive, Scope, Send
 
@@ -171,7 +172,7 @@ class Subscriptions:
     async def _asked(self, scope: Scope, send: Send) -> Wanted | None:
         """What the reader wants; None if it was refused. A browser's EventSource comes back by Last-Event-ID."""
         try:
-            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+            query = parameters(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True), None)
             if scope["type"] == "http":
                 for name, value in scope["headers"]:
                     if name == b"last-event-id":

@@ -79,10 +79,21 @@ def close_requested(session: Session, _: i.CloseRequested, child: Child) -> Step
     return done.then(Step(done.session, (), (i.Remember(session.session_id, CLOSING),)))
 
 
-def steer_requested(session: Session, given: i.SteerRequested, child: Child) -> Step:
+def ending(turn: Turn) -> bool:
+    """Whether Codex has done with the turn, though its end is not told yet."""
+    return turn.said is not None or turn.unresolved != 0
+
+
+def waits(session: Session, turn: Turn, child: Child) -> bool:
+    """Whether the turn waits for others or for a child. One whose thread is being opened begins in a moment."""
+    begins = child.ready and session.turns[0] is turn and session.opening_in == child.generation
+    return turn.status is TurnStatus.QUEUED and not begins
+
+
+def steer_requested(session: Session, given: i.SteerRequested, _: Child) -> Step:
     """More input for the turn with Codex; if Codex has not named that turn yet, as soon as it does."""
     turn = next((turn for turn in session.turns if turn.turn_id == given.turn_id), None)
-    if turn is None or turn.said is not None or turn.unresolved:
+    if turn is None or ending(turn):
         return Step(session, (), (i.SteerDone(given.steer_id, TURN_OVER),))
     steer = Steer(given.steer_id, given.input, given.idempotency_key, given.body_hash)
     session = with_turn(session, replace(turn, steers=(*turn.steers, steer)))
