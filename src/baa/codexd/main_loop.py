@@ -16,17 +16,15 @@ from typing import Any, Final
 import msgspec
 
 from baa.api import events as e
-from baa.api import ids
 from baa.api.errors import Code, Rejected, Unavailable
 from baa.api.events import TURN_ENDS, EventType
 from baa.api.sessions import TurnStatus
-from baa.api.status import ChildState
-from baa.clock import Clock, rfc3339
-from baa.codexd.appserver import jsonrpc, lines, translate
+from baa.clock import Clock
+from baa.codexd.appserver import lines, translate
 from baa.codexd.appserver.lines import Line
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
-from baa.codexd.limits import merged, resets_at
+from baa.codexd.intake import Intake
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import Child, ChildChange
 from baa.codexd.machines.inputs import NewEvent
@@ -105,13 +103,14 @@ class MainLoop:
         self.drained = False
         self.counted: Counter[str] = Counter()
         self.stamp = clock.monotonic()
-        self._clock = clock
-        self._calls: dict[str, asyncio.Future[translate.Called]] = {}
+        self.clock = clock
+        self.calls: dict[str, asyncio.Future[translate.Called]] = {}
         self._clocks = False
         self._lease_told = 0
         self._generation: Generation | None = None
         self._inbox: deque[_Command] = deque()
         self._wake = asyncio.Event()
+        self.ingest = Intake(self).ingest
         self.on_ready: Callable[[], None] = lambda: None
         self.on_handshake_failed: Callable[[str], None] = lambda _: None
         self.on_look: Callable[[i.LookForLeft], None] = lambda _: None
@@ -148,7 +147,7 @@ class MainLoop:
                 raise Unavailable(Code.CHILD_UNAVAILABLE, "Codex does not run at the moment. Try again.")
             asking = line(self._generation.next_number)
             assert asking.request_id is not None
-            self._calls[asking.request_id] = answer
+            self.calls[asking.request_id] = answer
             self._generation.send(transaction, asking)
 
         await self.ask(decide)
@@ -183,7 +182,7 @@ class MainLoop:
         while True:
             if not self._inbox and not self._spool_waits():
                 await self._idle()
-            self.stamp = self._clock.monotonic()
+            self.stamp = self.clock.monotonic()
             self._round()
             await self.log.room()
             await asyncio.sleep(0)
@@ -340,147 +339,12 @@ class MainLoop:
                 self.timers.set(transaction, session.session_id, i.TimerKind.IDLE, self.periods.idle_ms)
         transaction.done.append(lambda _: self.on_ready())
 
-    def ingest(self, generation: Generation, transaction: Transaction) -> None:
-        """Read on in the spool: a chunk of it, with all that it leads to, and the new offset, in one transaction."""
-        spool = generation.spool
-        offset, oversize = spool.offset, spool.oversize
-        read = generation.read_lines()
-        for _ in range(spool.oversize - oversize):
-            self._unreadable(jsonrpc.Unreadable("", "a line too long to be read was skipped"), transaction)
-        for line in read:
-            message = jsonrpc.decode(line)
-            if isinstance(message, jsonrpc.Unreadable):
-                self._unreadable(message, transaction)
-                continue
-            try:
-                come = translate.incoming(message, generation.number)
-            except msgspec.DecodeError as error:
-                self._unreadable(
-                    jsonrpc.Unreadable(line[: jsonrpc.SAMPLE_MAX].decode("utf-8", "replace"), str(error)), transaction
-                )
-                continue
-            self._take(come, generation, transaction)
-            if message.method is msgspec.UNSET and isinstance(message.id, str):
-                generation.answered(transaction, message.id)
-        if spool.offset > offset:
-            generation.advance(transaction)
-
-    def _take(self, come: translate.Incoming, generation: Generation, transaction: Transaction) -> None:
-        match come:
-            case translate.ForSession(thread_id, given):
-                session = self.sessions.of_thread(thread_id)
-                if session is not None and session.thread_id != thread_id:
-                    self.step(session, i.OfAgent(thread_id, given), transaction)
-                elif session is not None:
-                    self.step(session, self._completed(given), transaction)
-                elif isinstance(given, i.Noted):
-                    self._note(given, None, transaction)
-                else:
-                    self.counted["message of no session"] += 1
-            case translate.ForTurn(owner_id, given):
-                session = self.sessions.of_owner(owner_id)
-                taken = self.sessions.of_thread(given.thread_id) if isinstance(given, i.ThreadOpened) else None
-                if taken is not None and taken is not session:
-                    given = i.ThreadRefused({"message": "Codex answered with the thread of another session."})
-                if session is not None:
-                    self.step(session, given, transaction)
-                else:
-                    self.counted["answer for no turn"] += 1
-            case translate.Asked(thread_id):
-                session = self.sessions.of_thread(thread_id)
-                if session is None:
-                    self._refuse(come.refused, generation, transaction)
-                else:
-                    self._asked(session, come, generation, transaction)
-            case translate.AskedNoMore(thread_id, request_id):
-                session = self.sessions.of_thread(thread_id)
-                if session is not None:
-                    self.step(session, i.AskedNoMore(generation.number, request_id), transaction)
-            case translate.Refused():
-                self._refuse(come, generation, transaction)
-            case translate.Called(request_id):
-                waiting = self._calls.pop(request_id, None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(come)
-            case translate.ForNobody(note):
-                self._note(note, None, transaction)
-            case translate.Initialized(version):
-                self._initialized(generation, version, transaction)
-            case translate.HandshakeFailed(why):
-                self.on_handshake_failed(why)
-            case translate.AccountRead(logged_in, required):
-                self.logged_in, self.login_required = logged_in, required
-            case translate.LimitsRead(limits):
-                self.limits = merged(self.limits, limits)
-            case translate.Dropped(why):
-                self.counted[why] += 1
-
-    def _completed(self, given: i.Input) -> i.Input:
-        """The input with what only this loop knows: a new turn's id, the account's limits."""
-        match given:
-            case i.TurnNamed():
-                return msgspec.structs.replace(given, new_id=ids.new_id(ids.TURN, self._clock.utc_ms()))
-            case i.TurnFinished(end=i.TurnEnd.FAILED):
-                return msgspec.structs.replace(given, limits=self.limits, resets_at=resets_at(self.limits))
-        return given
-
-    def _asked(
-        self, session: Session, asked: translate.Asked, generation: Generation, transaction: Transaction
-    ) -> None:
-        utc_ms, deadline_ms = self._clock.utc_ms(), self.periods.interaction_deadline_ms
-        codex_turn_id = asked.codex_turn_id
-        if asked.thread_id != session.thread_id and session.running is not None:  # a sub-agent asks for its parent
-            codex_turn_id = session.running.codex_turn_id
-        given = i.Asked(
-            interaction_id=ids.new_id(ids.INTERACTION, utc_ms),
-            generation=generation.number,
-            request_id=asked.request_id,
-            kind=asked.kind,
-            codex_turn_id=codex_turn_id,
-            item_id=asked.item_id,
-            request=asked.request,
-            decisions=asked.decisions,
-            deadline_ms=deadline_ms,
-            deadline_at=rfc3339(utc_ms + deadline_ms),
-        )
-        self.step(session, given, transaction)
-
-    def _refuse(self, refused: translate.Refused, generation: Generation, transaction: Transaction) -> None:
-        generation.send(transaction, Line(None, refused.line))
-        self._note(refused.note, refused.thread_id, transaction)
-
-    def _initialized(self, generation: Generation, version: str, transaction: Transaction) -> None:
-        if self.child.state is not ChildState.STARTING:
-            return
-        generation.send(transaction, lines.initialized())
-        generation.send(transaction, lines.read_account(generation.next_number))
-        generation.send(transaction, lines.read_limits(generation.next_number))
-        generation.ready(transaction, version)
-        ready = e.Child(generation=generation.number, pid=generation.child_pid, codex_version=version)
-        self.became_ready(transaction, EventType.CHILD_READY, ready)
-
-    def _note(self, note: i.Noted, thread_id: str | None, transaction: Transaction) -> None:
-        session = self.sessions.of_thread(thread_id)
-        if session is not None:
-            self.step(session, note, transaction)
-            return
-        payload = e.Notification(
-            method=note.method, params=note.params, answered=note.answered, emitted_at=note.emitted_at
-        )
-        transaction.events.append(NewEvent(note.type, None, None, payload))
-
-    def _unreadable(self, line: jsonrpc.Unreadable, transaction: Transaction) -> None:
-        self.counted["unreadable line"] += 1
-        params = msgspec.Raw(msgspec.json.encode({"sample": line.sample, "why": line.why}))
-        payload = e.Notification(method="unreadable", params=params)
-        transaction.events.append(NewEvent(EventType.CODEX_WARNING, None, None, payload))
-
     def died(self, generation: Generation, taken: int | None, keeper_died: bool, transaction: Transaction) -> None:
         """The child is gone and its spool is read: what does each open turn's session make of it?"""
-        for waiting in self._calls.values():
+        for waiting in self.calls.values():
             if not waiting.done():
                 waiting.set_exception(Unavailable(Code.CHILD_UNAVAILABLE, "Codex ended before it answered. Try again."))
-        self._calls.clear()
+        self.calls.clear()
 
         def told(session: Session) -> i.Input:
             number = None
