@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test check fmt lock clean setup-demo setup-dev
+.PHONY: help demo test check crashloop fmt lock clean setup-demo setup-dev
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ check: setup-dev ## Format, lint, types, import contract, dependencies, unit tes
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry src
 	$(PYTEST) tests/unit
+
+crashloop: N ?= 200
+crashloop: setup-dev ## Kill codexd N=200 times, its keeper and child in turn: what was lost, done twice, left (SEED=…)
+	@$(BIN)/python -m tests.proof.crashloop --kills $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 fmt: setup-dev ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only .
