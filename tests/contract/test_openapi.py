@@ -362,6 +362,7 @@ async def _draining(folder: Path) -> set[tuple[str, int, str]]:
             turn_id = await _turn(asker, session_id, "long")
             await within(model.held("long"))
             assert (await asker.ask("drain"))["daemon"]["state"] == "draining"
+            assert (await asker.ask("restartChild"))["child"]["state"] == "ready"  # it waits for the turn
             after = await node.head()
             node.signal(SIGTERM)
             while not await _stopping(asker, after):
@@ -370,6 +371,7 @@ async def _draining(folder: Path) -> set[tuple[str, int, str]]:
             await asker.refused("draining", "createSession", {"cwd": str(node.work)})
             await asker.refused("draining", "forkSession", sessionId=session_id)
             await asker.refused("draining", "handover", {})
+            await asker.refused("draining", "restartChild", {})
             model.release("long")
             assert (await _end(asker, turn_id))["status"] == "completed"
         assert await node.ended() == 0

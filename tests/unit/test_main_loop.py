@@ -16,7 +16,7 @@ from baa.clock import SystemClock
 from baa.codexd import restore
 from baa.codexd.appserver.jsonrpc import LINE_MAX
 from baa.codexd.appserver.keeper_link import CHUNK
-from baa.codexd.appserver.translate import DECLINED
+from baa.codexd.appserver.translate import DECLINED, HandshakeFailed
 from baa.codexd.commands import Commands, TurnAnswer
 from baa.codexd.eventlog import EventLog
 from baa.codexd.machines.child import Child, ChildChange
@@ -84,14 +84,14 @@ async def test_a_child_that_says_hello_is_ready_and_said_hello_to_once(codexd: B
 
 async def test_a_refused_handshake_is_told_to_the_supervisor(tmp_path: Path) -> None:
     async with bench(tmp_path) as codexd:
-        heard: list[str] = []
+        heard: list[HandshakeFailed] = []
         codexd.loop.on_handshake_failed = heard.append
         codexd.spool.touch()
         codexd.loop.change_child(ChildChange.START, generation=1)
         codexd.loop.use(codexd.generation)
         await codexd.says({"id": "child:initialize:1", "error": {"code": -1, "message": "too old"}})
 
-        assert heard == ["too old"]
+        assert heard == [HandshakeFailed("too old")]
         assert codexd.loop.child == Child(ChildState.STARTING, 1)
 
 

@@ -10,11 +10,13 @@ from baa.codexd.machines.restarts import (
     FAILURES_MAX,
     PAUSE_MAX_S,
     PROBE_S,
+    PROBED_S,
     STABLE_S,
     WINDOW_S,
     Restarts,
     Verdict,
     after_exit,
+    hopeless,
 )
 
 SOON = 1.0
@@ -43,7 +45,37 @@ def test_each_end_doubles_the_pause_and_chance_takes_up_to_half_of_it(failures: 
 def test_one_end_more_than_the_limit_is_a_crash_loop_and_then_only_probed(jitter: float, delay: float) -> None:
     ends = [float(at) for at in range(FAILURES_MAX + 1)]
 
-    assert failing(ends, jitter=jitter) == Verdict(Restarts(tuple(ends)), delay, crash_loop=True)
+    assert failing(ends, jitter=jitter) == Verdict(Restarts(tuple(ends), looping=True), delay, crash_loop=True)
+
+
+def test_a_probe_that_fails_is_followed_by_another_probe_however_long_it_took() -> None:
+    loop = failing([float(at) for at in range(FAILURES_MAX + 1)])
+    probed = after_exit(loop.restarts, now=1000.0, lived_s=PROBED_S - 1, jitter=0.5)
+
+    assert (probed.crash_loop, probed.delay_s) == (True, PROBE_S)
+
+
+def test_a_probe_that_worked_and_ends_later_is_a_failure_like_any_other() -> None:
+    loop = failing([float(at) for at in range(FAILURES_MAX + 1)])
+    worked = after_exit(loop.restarts, now=1000.0, lived_s=PROBED_S, jitter=0.5)
+
+    assert worked == Verdict(Restarts((1000.0,)), 0.0, crash_loop=False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [
+        ("cannot start: [Errno 2] No such file or directory: '/nowhere/codex'", True),
+        ("cannot start: [Errno 8] Exec format error: '/codex'", True),
+        ("cannot start: [Errno 13] Permission denied: '/codex'", True),
+        ("cannot start: [Errno 11] Resource temporarily unavailable", False),
+        ("cannot start: [Errno 24] Too many open files", False),
+        ("exited", False),
+        (None, False),
+    ],
+)
+def test_only_what_no_try_can_mend_is_hopeless(reason: str | None, verdict: bool) -> None:
+    assert hopeless(reason) is verdict
 
 
 def test_ends_outside_the_window_no_longer_count() -> None:

@@ -114,6 +114,12 @@ class AnnounceHandover(Struct, rename="camel", forbid_unknown_fields=True, kw_on
     expires_in_ms: Annotated[int, Meta(ge=1, le=600_000)] = 60_000
 
 
+class RestartChild(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Body of `POST /v1/codexd/status/child/restart`. `force`: at once, and what runs is interrupted."""
+
+    force: bool = False
+
+
 class Handover(Struct, rename="camel", kw_only=True, frozen=True):
     """Until when SIGTERM is a hand-over: codexd ends then, and leaves its child and all turns to the next codexd."""
 

@@ -23,7 +23,7 @@ from baa import config as configuration
 from baa.api.answers import AcceptedTurn, Healthy, SessionAnswer, SessionPage, TurnAnswer
 from baa.api.events import EventType
 from baa.api.sessions import CreateSession, Session, StartTurn, Turn
-from baa.api.status import Status
+from baa.api.status import RestartChild, Status
 from baa.client import answers
 from baa.client.discovery import START_IT, Location, Unreachable, locate
 from baa.client.events import EventStream
@@ -64,6 +64,14 @@ class Codexd:
     async def status(self) -> Status:
         """States, counts and versions; no content."""
         return await self._get("/v1/codexd/status", Status)
+
+    async def restart_child(self, *, force: bool = False) -> Status:
+        """Another child in place of this one, once nothing runs; with `force` at once. One that failed is tried anew.
+
+        The answer is the status. Asked again when the answer is lost, for another restart does no harm.
+        """
+        body = msgspec.json.encode(RestartChild(force=force))
+        return await self._ask("POST", "/v1/codexd/status/child/restart", Status, body=body, repeatable=not force)
 
     async def create_session(self, asked: CreateSession) -> Session:
         """A new session. Not asked again when the answer is lost: the session may be there."""

@@ -16,6 +16,7 @@ from baa.clock import Clock, rfc3339
 from baa.codexd.appserver.keeper_link import Exit, KeeperLink, Spool
 from baa.codexd.appserver.lines import Line
 from baa.codexd.eventlog import Transaction
+from baa.codexd.installed import Installed
 
 
 @dataclass(slots=True)
@@ -23,7 +24,7 @@ class Generation:
     """A child, living or dying. `link` is None while nobody listens.
 
     `lines` is the number of the last line for it, `given` of the last one that a keeper may have, `taken` of the last
-    one that it said it has.
+    one that it said it has. `program`: what it runs, as it was found then.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Generation:
     more: bool = False
     asked: dict[str, int] = field(default_factory=dict)
     told: Exit | None = None
+    program: Installed | None = None
     _pruned: int = 0
 
     @property

@@ -17,7 +17,7 @@ from baa.api import events as e
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
 from baa.api.events import EventType
 from baa.api.sessions import NoFields
-from baa.api.status import AnnounceHandover
+from baa.api.status import AnnounceHandover, RestartChild
 from baa.codexd import http_sessions, http_turns, metrics, openapi
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.policy import Policy
@@ -91,7 +91,15 @@ def _about_itself(daemon: Daemon) -> list[Any]:
         await daemon.commands.drain(NewEvent(EventType.DAEMON_DRAINING, None, None, payload))
         return answer(msgspec.to_builtins(daemon.status()), 202)
 
-    return [healthz, status, announce_handover, drain]
+    @post("/v1/codexd/status/child/restart", opt={OPT: "drive"})
+    async def restart_child(request: Asked) -> Response[bytes]:
+        asked = await optional_body(request, RestartChild)
+        if daemon.loop.draining:
+            raise Unavailable(Code.DRAINING, "codexd is stopping already: it ends its child.")
+        await daemon.supervisor.restart(force=asked.force)
+        return answer(msgspec.to_builtins(daemon.status()), 202)
+
+    return [healthz, status, announce_handover, drain, restart_child]
 
 
 def _described(daemon: Daemon, events_path: str) -> list[Any]:

@@ -100,8 +100,8 @@ class Intake:
                 self._note(note, None, transaction)
             case translate.Initialized(version):
                 self._initialized(generation, version, transaction)
-            case translate.HandshakeFailed(why):
-                self._loop.on_handshake_failed(why)
+            case translate.HandshakeFailed():
+                self._loop.on_handshake_failed(come)
             case translate.AccountRead(logged_in, required):
                 self._loop.logged_in, self._loop.login_required = logged_in, required
             case translate.LimitsRead(limits):

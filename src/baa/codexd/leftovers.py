@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,15 @@ async def sweep(keepers: Path, but: Path | None) -> Swept:
             ended.append(keeper.pid)
         shutil.rmtree(folder, ignore_errors=True)
     return Swept(ended, newest)
+
+
+def age_of(start: str) -> float | None:
+    """Seconds since a birth in the words of `Recorded`; None if it is not known. Suspended time counts."""
+    if not start.isdecimal():
+        return None
+    if Path("/proc/self/stat").exists():
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK"))
+    return max(0.0, time.time() - int(start))  # macOS tells a birth by the wall clock alone
 
 
 def start_of(pid: int) -> str:

@@ -112,7 +112,7 @@ class MainLoop:
         self._wake = asyncio.Event()
         self.ingest = Intake(self).ingest
         self.on_ready: Callable[[], None] = lambda: None
-        self.on_handshake_failed: Callable[[str], None] = lambda _: None
+        self.on_handshake_failed: Callable[[translate.HandshakeFailed], None] = lambda _: None
         self.on_look: Callable[[i.LookForLeft], None] = lambda _: None
         for session in restored.sessions.values():
             for turn in session.turns:

@@ -26,7 +26,7 @@ from baa.api.errors import Code
 from baa.api.events import EventType
 from baa.api.interactions import AnswerInteraction
 from baa.api.sessions import CreateSession, NoFields, RenewTurn, SessionStatus, StartTurn, SteerTurn
-from baa.api.status import AnnounceHandover, Status
+from baa.api.status import AnnounceHandover, RestartChild, Status
 from baa.codexd.request import KEY_MAX, PAGE, PAGE_MAX, WAIT_MAX_MS
 from baa.http.guard import Access
 
@@ -204,6 +204,15 @@ def _about_itself() -> tuple[Operation, ...]:
             body=NoFields,
             body_optional=True,
             codes=(*READS_BODY, *TAKES),
+        ),
+        _post(
+            "restartChild",
+            f"{status}/child/restart",
+            "Another child in place of this one, once nothing runs or at once; one that failed is tried anew.",
+            data=Status,
+            body=RestartChild,
+            body_optional=True,
+            codes=(*READS_BODY, Code.DRAINING),
         ),
         _get(
             "openapi",

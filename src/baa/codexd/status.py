@@ -60,6 +60,7 @@ class Daemon:
     def status(self) -> Status:
         """The whole answer."""
         loop, log, generation = self.loop, self.log, self.supervisor.generation
+        succession = self.supervisor.succession
         connection = log.reader()
         sessions, queued, running, ended = reading.counts(connection)
         return Status(
@@ -77,9 +78,9 @@ class Daemon:
                 pid=None if generation is None else generation.child_pid,
                 codex_version=None if generation is None else generation.version,
                 started_at=None if generation is None else self.supervisor.child_started_at,
-                restarts=self.supervisor.restarts,
-                last_exit=self.supervisor.last_exit,
-                problem=self.supervisor.problem,
+                restarts=succession.restarts,
+                last_exit=succession.last_exit,
+                problem=succession.problem,
             ),
             counts=Counts(
                 sessions=sessions,

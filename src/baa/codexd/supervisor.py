@@ -7,7 +7,6 @@ is started before the old one is gone and all that it wrote is in the log.
 from __future__ import annotations
 
 import asyncio
-import random
 import shutil
 import subprocess
 from contextlib import suppress
@@ -20,9 +19,9 @@ from baa import codex
 from baa.api import events as e
 from baa.api import ids
 from baa.api.events import EventType
-from baa.api.status import ChildState, LastExit
+from baa.api.status import ChildState
 from baa.clock import Clock, rfc3339
-from baa.codexd import keepers, leftovers
+from baa.codexd import installed, keepers, leftovers
 from baa.codexd.appserver import lines
 from baa.codexd.appserver.keeper_link import (
     Ended,
@@ -36,6 +35,7 @@ from baa.codexd.appserver.keeper_link import (
     Word,
     read_exit,
 )
+from baa.codexd.appserver.translate import HandshakeFailed
 from baa.codexd.eventlog import Transaction
 from baa.codexd.generation import Generation
 from baa.codexd.keepers import Setting
@@ -43,8 +43,8 @@ from baa.codexd.leftovers import Recorded
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import ChildChange
 from baa.codexd.machines.inputs import NewEvent
-from baa.codexd.machines.restarts import Restarts, after_exit
 from baa.codexd.main_loop import MainLoop
+from baa.codexd.succession import Ending, Succession
 
 HANDSHAKE_S: Final = 30.0
 """Seconds in which Codex answers `initialize`; 0.2 are usual, a first start on a slow disk takes some."""
@@ -55,11 +55,7 @@ KEEPER_GONE_S: Final = 5.0
 CHILD_GONE_S: Final = 5.0
 """Seconds in which a child ends after its keeper's death: it sees EOF, and Codex needs 0.1."""
 
-LOOK_AGAIN_S: Final = 5.0
-"""Seconds between two looks for a Codex that is not installed."""
-
-STDERR_TOLD: Final = 4096
-"""Characters of the child's last stderr that go into the log."""
+ASKED: Final = "a restart was asked for"
 
 _log = structlog.get_logger("supervisor")
 
@@ -72,17 +68,14 @@ class Supervisor:
         self._loop = loop
         self._setting = setting
         self._clock = clock
-        self._restarts = Restarts()
+        self.succession = Succession(loop, clock)
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
         self.decided = asyncio.Event()
         self._generation: Generation | None = None
         self._spawned: subprocess.Popen[bytes] | None = None
-        self._pause_s = 0.0
-        self._reason: str | None = None
-        self.problem: str | None = None
-        self.restarts = 0
-        self.last_exit: LastExit | None = None
+        self._replacing: str | None = None
+        self._replace = asyncio.Event()
         self.child_started_at: str | None = None
         loop.on_ready = self._ready.set
         loop.on_handshake_failed = self._handshake_failed
@@ -108,7 +101,7 @@ class Supervisor:
         left.started = self._clock.monotonic()
         link = await keepers.meet(left)
         if link is None:
-            await self._bury(left)
+            await self._bury(left, seen=False)
         elif link.hello.taken > left.lines or link.hello.spool < left.spool.offset:
             await self._log_went_back(left, link)
         else:
@@ -119,7 +112,7 @@ class Supervisor:
         """Keep a child running until `stop`."""
         while not self._stopping.is_set():
             if self._generation is None:
-                await self._pause()
+                await self.succession.pause()
                 if self._loop.draining:  # a child that died while codexd drains is the last one
                     await self._stopping.wait()
                 elif not self._stopping.is_set():
@@ -135,6 +128,7 @@ class Supervisor:
     async def stop(self, *, at_once: bool = False) -> None:
         """End the child, by the ladder or at once; `run` returns when it is gone."""
         self._stopping.set()
+        self.succession.wake()
         generation = self._generation
         if generation is not None and generation.link is not None:
             generation.link.orphan_ms(0)
@@ -144,15 +138,17 @@ class Supervisor:
 
     async def _begin(self) -> None:
         try:
-            found = codex.find(self._setting.server_command)
+            found = installed.look(self._setting.server_command)
         except codex.NoProgram as missing:
-            await self._missing(str(missing))
+            await self.succession.unavailable(str(missing))
+            self.decided.set()
             return
-        self.problem = None
+        if not self.succession.worth_trying(found):
+            return
         number = self._loop.child.generation + 1
         keeper_id = ids.new_id(ids.KEEPER, self._clock.utc_ms())
         folder = self._setting.keepers / f"{number}-{keeper_id}"
-        generation = Generation(number, keeper_id, folder, Spool(folder / "spool", 0), self._clock)
+        generation = Generation(number, keeper_id, folder, Spool(folder / "spool", 0), self._clock, program=found)
         generation.started = self._clock.monotonic()
 
         def decide(transaction: Transaction) -> None:
@@ -161,28 +157,23 @@ class Supervisor:
 
         await self._loop.change(decide)
         self.decided.set()
-        self._spawned = keepers.spawn(generation, found, self._setting)
-        link = await keepers.meet(generation, self._spawned)
         self._ready.clear()
+        try:
+            self._spawned = keepers.spawn(generation, found.path, self._setting)
+        except OSError as error:  # too many processes or descriptors, no space: all of that passes
+            generation.told = Exit(keeper_died=False, reason=f"its keeper cannot be started: {error}")
+            await self._bury(generation)
+            return
+        link = await keepers.meet(generation, self._spawned)
         if link is None:
             await self._bury(generation)
             return
         generation.link = link
         self._use(generation)
-        link.start()
-
-    async def _missing(self, why: str) -> None:
-        if self.problem != why:
-            self.problem = why
-            _log.error("child.unavailable", why=why)
-
-        def decide(transaction: Transaction) -> None:
-            self._loop.change_child(ChildChange.MISSING)
-            self._loop.step_open(i.NoChildToAsk(why), transaction)
-
-        await self._loop.change(decide)
-        self._pause_s = LOOK_AGAIN_S
-        self.decided.set()
+        if self.succession.ending is None:
+            link.start()
+        else:
+            link.end_child()
 
     # --- the child of a dead codexd
 
@@ -237,12 +228,14 @@ class Supervisor:
             link = generation.link
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    watch = tasks.create_task(self._watch_handshake(link), name="handshake")
+                    watch = tasks.create_task(self._watch_handshake(), name="handshake")
+                    replace = tasks.create_task(self._replace_when_idle(), name="replace")
                     async for word in link.words():
                         await self._heard(word, generation)
                         if isinstance(word, Ended):
                             break
                     watch.cancel()
+                    replace.cancel()
             except* KeeperRefused as refused:
                 _log.error("keeper.refused", why=str(refused.exceptions[0]))
             await link.close()
@@ -253,6 +246,8 @@ class Supervisor:
                 if again is not None:
                     generation.give_again(self._loop.log.reader(), again)
                     self._loop.tell_lease()
+                    if self.succession.ending is not None:
+                        again.end_child()
         await self._bury(generation)
 
     async def _heard(self, word: Word, generation: Generation) -> None:
@@ -280,18 +275,62 @@ class Supervisor:
 
         await self._loop.change(decide)
 
-    async def _watch_handshake(self, link: KeeperLink) -> None:
+    async def _watch_handshake(self) -> None:
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 await self._ready.wait()
         except TimeoutError:
-            self._reason = f"it did not answer the handshake in {HANDSHAKE_S:.0f} s"
-            link.end_child()
+            await self.end_child(Ending(f"it did not answer the handshake in {HANDSHAKE_S:.0f} s"))
 
-    def _handshake_failed(self, why: str) -> None:
-        self._reason = f"it refused the handshake: {why}"
-        if self._generation is not None and self._generation.link is not None:
-            self._generation.link.end_child()
+    def _handshake_failed(self, told: HandshakeFailed) -> None:
+        reason = told.why if told.hopeless else f"it refused the handshake: {told.why}"
+        self._end_child(Ending(reason, hopeless=told.hopeless))
+
+    async def end_child(self, ending: Ending) -> None:
+        """End the child that there is, by the ladder, and say why. The first reason stands."""
+        await self._loop.change(lambda _: self._end_child(ending))
+
+    def _end_child(self, ending: Ending) -> None:
+        loop, generation = self._loop, self._generation
+        if loop.child.state not in (ChildState.STARTING, ChildState.READY):
+            return
+        loop.change_child(ChildChange.RETRY)  # at once: it is handed nothing more
+        self.succession.ending = ending
+        if generation is not None and generation.link is not None:
+            generation.link.end_child()
+
+    async def restart(self, *, force: bool) -> None:
+        """Another child in place of this one: when nothing runs, or at once. A child that failed is tried anew.
+
+        The wish is kept in memory only: a codexd that dies before it came true forgets it.
+        """
+
+        def decide(_: Transaction) -> None:
+            if force:
+                self._end_child(Ending(ASKED, meant=True))
+            elif self._loop.child.ready:
+                self._replacing = self._replacing or ASKED
+                self._replace.set()
+            self.succession.begin_anew()
+
+        await self._loop.change(decide)
+
+    async def _replace_when_idle(self) -> None:
+        await self._replace.wait()
+        while True:
+            head = self._loop.log.head
+            await self._loop.change(lambda _: self._replace_if_idle())
+            if not self._replace.is_set():
+                return
+            await self._loop.log.wait_past(head)
+
+    def _replace_if_idle(self) -> None:
+        loop = self._loop
+        if self._replacing is not None and loop.child.ready and not loop.running() and not loop.sessions.questions:
+            self._end_child(Ending(self._replacing, meant=True))
+        if not loop.child.ready:
+            self._replace.clear()
+            self._replacing = None
 
     def _use(self, generation: Generation) -> None:
         self._generation = generation
@@ -299,35 +338,35 @@ class Supervisor:
 
     # --- a dead child
 
-    async def _bury(self, generation: Generation) -> None:
-        """Read the spool to its end, then put down how the child ended, and with it what became of its turns."""
+    async def _bury(self, generation: Generation, *, seen: bool = True) -> None:
+        """Read the spool to its end, then put down how the child ended, and with it what became of its turns.
+
+        `seen`: its end was seen as it happened, so it is known how long it lived.
+        """
         generation.link = None
-        lived_s = self._clock.monotonic() - generation.started
-        self._no_longer_ready(lived_s)
-        self._loop.use(None)
+        lived_s = leftovers.age_of(generation.child_start)
+        if lived_s is None:
+            lived_s = self._clock.monotonic() - generation.started
         told = generation.told or read_exit(generation.folder)
         told = told or Exit(keeper_died=True, reason="its keeper died")
+        self.succession.judge(told, lived_s, stopping=self._stopping.is_set())
+        self._loop.use(None)
         await self._see_it_gone(Recorded(generation.child_pid or 0, generation.child_start))
         await self._see_keeper_gone(generation)
         while generation.spool.read_to < generation.spool.size():
             await self._loop.change(lambda transaction: self._loop.ingest(generation, transaction))
-        await self._loop.change(lambda transaction: self._put_down(generation, told, lived_s, transaction))
+        uptime_ms = round(lived_s * 1000) if generation.child_pid is not None and seen else None
+
+        def decide(transaction: Transaction) -> None:
+            stopping = self._stopping.is_set()
+            self.succession.put_down(generation, told, uptime_ms=uptime_ms, stopping=stopping, transaction=transaction)
+
+        await self._loop.change(decide)
         self._generation = None
+        self._replacing = None
+        self._replace.clear()
         generation.spool.close()
         shutil.rmtree(generation.folder, ignore_errors=True)
-
-    def _no_longer_ready(self, lived_s: float) -> None:
-        """First of all: what is still in the spool may end a turn, and must not hand the next one to a dead child."""
-        state = self._loop.child.state
-        if self._stopping.is_set() or state is ChildState.DRAINING:
-            if state is not ChildState.DRAINING:
-                self._loop.change_child(ChildChange.DRAIN)
-            return
-        now = self._clock.monotonic()
-        verdict = after_exit(self._restarts, now=now, lived_s=lived_s, jitter=random.random())
-        self._restarts, self._pause_s = verdict.restarts, verdict.delay_s
-        self.restarts += 1
-        self._loop.change_child(ChildChange.GIVE_UP if verdict.crash_loop else ChildChange.RETRY)
 
     async def _see_keeper_gone(self, generation: Generation) -> None:
         """Its work is done. One that does not leave is ended, or its folder would never be free."""
@@ -359,50 +398,3 @@ class Supervisor:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         await child.gone(CHILD_GONE_S)
-
-    def _put_down(self, generation: Generation, told: Exit, lived_s: float, transaction: Transaction) -> None:
-        reason, self._reason = self._reason or told.reason, None
-        exited = e.Child(
-            generation=generation.number,
-            pid=generation.child_pid,
-            code=told.code,
-            signal=told.signal,
-            reason=reason,
-            uptime_ms=round(lived_s * 1000),
-            stderr_tail=told.stderr_tail[-STDERR_TOLD:] if told.stderr_tail else None,
-            bytes_discarded=generation.spool.unfinished or None,
-        )
-        transaction.events.append(NewEvent(EventType.CHILD_EXITED, None, None, exited))
-        at = rfc3339(self._clock.utc_ms())
-        self.last_exit = LastExit(
-            generation=generation.number, at=at, code=told.code, signal=told.signal, reason=reason
-        )
-        say = _log.info if self._loop.child.state is ChildState.DRAINING else _log.warning
-        say("child.gone", generation=generation.number, code=told.code, signal=told.signal, reason=reason)
-        draining = self._loop.child.state is ChildState.DRAINING
-        if draining:
-            self._loop.change_child(ChildChange.END)
-        if self._stopping.is_set():
-            self._loop.step_open(i.ChildEndedByUs(), transaction)
-        else:
-            self._loop.died(generation, told.taken, told.keeper_died, transaction)
-        if not draining:
-            self._say_what_follows(generation, transaction)
-        generation.end(transaction, told)
-
-    def _say_what_follows(self, generation: Generation, transaction: Transaction) -> None:
-        failures = len(self._restarts.failures)
-        payload = e.Child(generation=generation.number, failures=failures, delay_ms=round(self._pause_s * 1000))
-        if self._loop.child.state is not ChildState.CRASH_LOOP:
-            transaction.events.append(NewEvent(EventType.CHILD_BACKOFF, None, None, payload))
-            return
-        transaction.events.append(NewEvent(EventType.CHILD_CRASH_LOOP, None, None, payload))
-        self.problem = f"Codex ended {failures} times in a row; the child.exited events say how."
-        self._loop.step_open(i.NoChildToAsk("the child is in a crash loop"), transaction)
-
-    async def _pause(self) -> None:
-        pause, self._pause_s = self._pause_s, 0.0
-        if pause > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._stopping.wait()

@@ -18,6 +18,7 @@ from baa.clock import rfc3339
 from baa.codexd.appserver import jsonrpc
 from baa.codexd.appserver import messages as m
 from baa.codexd.appserver.jsonrpc import Envelope
+from baa.codexd.appserver.versions import too_old
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.interaction import decisions_of
 
@@ -108,9 +109,10 @@ class Dropped(Struct, frozen=True):
 
 
 class HandshakeFailed(Struct, frozen=True):
-    """The child refused the handshake."""
+    """The child refused the handshake, or codexd it. `hopeless`: no child of this Codex could do better."""
 
     why: str
+    hopeless: bool = False
 
 
 Incoming = (
@@ -342,7 +344,9 @@ def _initialize_answered(_: str, message: Envelope, generation: int) -> Incoming
     if message.error is not UNSET:
         return HandshakeFailed(str(message.error.get("message", message.error)))
     agent = _result(message, m.InitializeResult).user_agent
-    return Initialized(agent.partition("/")[2].partition(" ")[0])
+    version = agent.partition("/")[2].partition(" ")[0]
+    flaw = too_old(version)
+    return Initialized(version) if flaw is None else HandshakeFailed(flaw, hopeless=True)
 
 
 def _account_answered(_: str, message: Envelope, generation: int) -> Incoming:

@@ -15,7 +15,7 @@ class ChildChange(StrEnum):
 
     START = "start"  # a keeper is being spawned, or a living one was adopted
     READY = "ready"  # the handshake is complete
-    RETRY = "retry"  # it ended; the next one starts after a pause
+    RETRY = "retry"  # it ended, or codexd ends it; the next one starts after a pause
     GIVE_UP = "give_up"  # it ended too often; the next one is a rare probe
     MISSING = "missing"  # there is nothing to start, or what is there can never start
     DRAIN = "drain"  # codexd stops, and ends the child
@@ -38,6 +38,7 @@ CHILD_TABLE: Final[dict[ChildState, dict[ChildChange, ChildState]]] = {
     },
     ChildState.BACKOFF: {
         ChildChange.START: ChildState.STARTING,
+        ChildChange.GIVE_UP: ChildState.CRASH_LOOP,
         ChildChange.MISSING: ChildState.UNAVAILABLE,
         ChildChange.END: ChildState.STOPPED,
     },
