@@ -21,6 +21,7 @@ NEEDED = (
     ("nsenter", "util-linux", "a systemd of the tests' own"),
     ("ip", "iproute2", "status-api on a private address"),
     ("curl", "curl", "the examples of docs/codexd-api.md"),
+    ("strace", "strace", "what codexd does in which order, and disks that fail"),
     ("jq", "jq", "the examples of docs/codexd-api.md"),
 )
 QUIET = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}

@@ -99,6 +99,7 @@ class Node:
         self.address = ""
         self.starts = 0
         self.settings = settings
+        self.command: tuple[str, ...] = (sys.executable, "-m", "baa.codexd")
         self._ceiling = ceiling
         self._roots = [self.work]
         self.codex_config = f"{codex_config(model_url, features=features)}\n{codex}"
@@ -165,7 +166,7 @@ class Node:
         self.starts += 1
         with (self.folder / "stderr").open("ab") as stderr:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "baa.codexd"), env=self.environment(), stdout=PIPE, stderr=stderr
+                *self.command, env=self.environment(), stdout=PIPE, stderr=stderr
             )
 
     async def start(self) -> None:
