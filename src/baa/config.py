@@ -80,6 +80,9 @@ class CodexdFile(Struct, frozen=True, forbid_unknown_fields=True):
     drain_ms: int = 0
     idle_ms: int = 60_000
     interaction_deadline_ms: int = 900_000
+    log_age_ms: int = 2_592_000_000
+    log_delta_ms: int = 86_400_000
+    log_bytes: int = 2_147_483_648
 
 
 class ConductorFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,6 +148,9 @@ class Config(Struct, frozen=True, kw_only=True):
     drain_ms: int
     idle_ms: int
     interaction_deadline_ms: int
+    log_age_ms: int
+    log_delta_ms: int
+    log_bytes: int
     ceiling: Ceiling
 
     @property
@@ -186,6 +192,8 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         raise CannotStart(f"event_stream_path must be a path like /v1/codexd/events, not {codexd.event_stream_path!r}.")
     if min(codexd.orphan_ms, codexd.drain_ms, codexd.idle_ms) < 0:
         raise CannotStart("orphan_ms, drain_ms and idle_ms are milliseconds: 0 or more.")
+    if min(codexd.log_age_ms, codexd.log_delta_ms, codexd.log_bytes) < 0:
+        raise CannotStart("log_age_ms and log_delta_ms are milliseconds, log_bytes is bytes: 0 (no limit) or more.")
     if codexd.interaction_deadline_ms < 1:
         raise CannotStart("interaction_deadline_ms is milliseconds: 1 or more. A question cannot wait for ever.")
     if file.worker.slots < 1:
@@ -210,6 +218,9 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         drain_ms=codexd.drain_ms,
         idle_ms=codexd.idle_ms,
         interaction_deadline_ms=codexd.interaction_deadline_ms,
+        log_age_ms=codexd.log_age_ms,
+        log_delta_ms=codexd.log_delta_ms,
+        log_bytes=codexd.log_bytes,
         ceiling=file.ceiling,
     )
 

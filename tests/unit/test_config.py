@@ -32,6 +32,9 @@ DEFAULT = Config(
     drain_ms=0,
     idle_ms=60_000,
     interaction_deadline_ms=900_000,
+    log_age_ms=30 * 24 * 3_600_000,
+    log_delta_ms=24 * 3_600_000,
+    log_bytes=2 << 30,
     ceiling=Ceiling(sandbox=Sandbox.WORKSPACE_WRITE, roots=("~",)),
 )
 HOME = {"BAA_HOME": "/home/user/baa", "BAA_NODE_ID": "here"}
@@ -84,6 +87,9 @@ orphan_ms = 1
 drain_ms = 2
 idle_ms = 3
 interaction_deadline_ms = 4
+log_age_ms = 5
+log_delta_ms = 6
+log_bytes = 7
 
 [conductor]
 local_api_base = "http://127.0.0.1:17"
@@ -118,6 +124,9 @@ OF_WHOLE = Config(
     drain_ms=2,
     idle_ms=3,
     interaction_deadline_ms=4,
+    log_age_ms=5,
+    log_delta_ms=6,
+    log_bytes=7,
     ceiling=Ceiling(sandbox=Sandbox.DANGER_FULL_ACCESS, roots=("~/work", "/srv")),
 )
 
@@ -143,6 +152,9 @@ VARIABLES: list[tuple[str, str, str, object]] = [
     ("BAA_CODEXD_DRAIN_MS", "30000", "drain_ms", 30_000),
     ("BAA_CODEXD_IDLE_MS", "3", "idle_ms", 3),
     ("BAA_CODEXD_INTERACTION_DEADLINE_MS", "4", "interaction_deadline_ms", 4),
+    ("BAA_CODEXD_LOG_AGE_MS", "5", "log_age_ms", 5),
+    ("BAA_CODEXD_LOG_DELTA_MS", "6", "log_delta_ms", 6),
+    ("BAA_CODEXD_LOG_BYTES", "7", "log_bytes", 7),
     ("BAA_HOME", "/home/user/baa", "home", Path("/home/user/baa")),
     ("BAA_NODE_ID", "a.b_c-1", "node_id", "a.b_c-1"),
     ("BAA_ENGINE_URL", "sqlite:///srv/e.sqlite3", "engine_file", Path("/srv/e.sqlite3")),

@@ -27,6 +27,7 @@ def daemon(*, loop_moved: float, log_moved: float) -> Daemon:
         subscriptions=stands_in(),
         handover=stands_in(),
         patience=stands_in(),
+        retention=stands_in(),
     )
 
 

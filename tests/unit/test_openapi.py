@@ -27,6 +27,7 @@ from baa.codexd.operations import ABOUT, OF_NO_ROUTE, operations
 from baa.codexd.patience import Patience
 from baa.codexd.policy import Policy
 from baa.codexd.request import PAGE_MAX, WAIT_MAX_MS
+from baa.codexd.retention import Limits, Retention
 from baa.codexd.status import Daemon
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
@@ -83,6 +84,7 @@ async def routes(folder: Path) -> RouteTable:
             subscriptions=Subscriptions(log),
             handover=Announcement(clock),
             patience=Patience(),
+            retention=Retention(log, Limits(0, 0, 0), clock=clock),
         )
         return http.application(daemon, Policy(Sandbox.READ_ONLY, (), ()), EVENTS)[1]
     finally:

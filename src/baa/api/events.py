@@ -340,17 +340,25 @@ def parse_cursor(text: str, *, epoch: str, oldest: int, head: int) -> Cursor:
     if not colon or not theirs or not (digits.isascii() and digits.isdecimal()) or len(digits) > 18:
         raise Rejected(Code.INVALID_REQUEST, "The cursor must be 0 or EPOCH:SEQ, as an earlier answer gave it.")
     seq = int(digits)
-    where = {"oldest": f"{epoch}:{oldest - 1}", "head": f"{epoch}:{head}"}
     if theirs != epoch or seq < oldest - 1:
-        raise Rejected(
-            Code.CURSOR_EXPIRED,
-            "The log no longer holds what follows this cursor: read the state anew, then follow from `head`.",
-            details=where,
-        )
+        raise expired(epoch=epoch, oldest=oldest, head=head)
     if seq > head:
         raise Rejected(
             Code.CURSOR_AHEAD,
             "The cursor is ahead of the log: it comes from another log, or was made up. Follow from `head`.",
-            details=where,
+            details=_where(epoch, oldest, head),
         )
     return Cursor(epoch, seq)
+
+
+def expired(*, epoch: str, oldest: int, head: int) -> Rejected:
+    """The 410 for a cursor of which the log no longer holds what follows it."""
+    return Rejected(
+        Code.CURSOR_EXPIRED,
+        "The log no longer holds what follows this cursor: read the state anew, then follow from `head`.",
+        details=_where(epoch, oldest, head),
+    )
+
+
+def _where(epoch: str, oldest: int, head: int) -> dict[str, str]:
+    return {"oldest": f"{epoch}:{oldest - 1}", "head": f"{epoch}:{head}"}

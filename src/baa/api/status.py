@@ -75,11 +75,15 @@ class Counts(Struct, rename="camel", kw_only=True, frozen=True):
 
 
 class LogStatus(Struct, rename="camel", kw_only=True, frozen=True):
-    """Where the event log stands; `head` and `oldest` are seqs."""
+    """Where the event log stands: `head` and `oldest` are seqs, `bytes` are those of all events that are kept.
+
+    `bytes` is null while they are still being counted, at the start of codexd.
+    """
 
     epoch: str
     head: int
     oldest: int
+    bytes: int | None = None
 
 
 class RecentEvent(Struct, frozen=True):

@@ -41,6 +41,7 @@ from baa.codexd.machines.turn import StopWish, TurnChange
 from baa.codexd.main_loop import MainLoop
 from baa.codexd.patience import Patience
 from baa.codexd.policy import Policy
+from baa.codexd.retention import Limits, Retention
 from baa.codexd.status import Daemon
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
@@ -110,6 +111,7 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
             subscriptions=Subscriptions(log),
             handover=Announcement(clock),
             patience=Patience(),
+            retention=Retention(log, _limits(config), clock=clock),
         )
         left = restore.living(connection, setting.keepers, clock)
         connection.close()
@@ -124,9 +126,11 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
                 await supervisor.take_over(left)
                 main_loop.start_clocks()
                 # Fed as long as the loop runs, so also while codexd drains: that takes longer than a watchdog waits.
+                keeping = tasks.create_task(daemon.retention.run(), name="retention")
                 watching = tasks.create_task(notify.watch(daemon.healthy), name="watchdog")
                 yield daemon
                 watching.cancel()
+                keeping.cancel()
             finally:
                 looking.cancel()
                 looping.cancel()
@@ -293,6 +297,10 @@ def _open_log(config: Config, clock: Clock) -> EventLog:
         raise CannotStart(f"{path}: {newer}. Install that release again.", exit_code=EX_CONFIG) from None
     except apsw.Error as error:
         raise CannotStart(f"The event log {path} cannot be opened: {error}", exit_code=EX_IOERR) from error
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(age_ms=config.log_age_ms, delta_ms=config.log_delta_ms, size=config.log_bytes)
 
 
 def _policy(config: Config) -> Policy:

@@ -77,7 +77,8 @@ class EventLog:
         self.epoch = self.meta("epoch")
         self.daemon_id = self.meta("daemon_id")
         self.head: int = next(self._connection.execute("SELECT coalesce(max(seq), 0) FROM event"))[0]
-        self.oldest: int = next(self._connection.execute("SELECT coalesce(min(seq), 1) FROM event"))[0]
+        self.oldest = int(self.meta("oldest"))
+        self.appended_bytes = 0
         self.tail: deque[Stored] = deque()
         self._tail_bytes = 0
         self._changed = asyncio.Event()
@@ -228,7 +229,9 @@ class EventLog:
 
     def _keep(self, stored: list[Stored]) -> None:
         self.tail.extend(stored)
-        self._tail_bytes += sum(len(event.body) for event in stored)
+        size = sum(len(event.body) for event in stored)
+        self.appended_bytes += size
+        self._tail_bytes += size
         while self._tail_bytes > TAIL_BYTES:
             self._tail_bytes -= len(self.tail.popleft().body)
 

@@ -47,6 +47,7 @@ def metrics(status: Status, *, waiting: int, waits: int, counted: Mapping[str, i
         _gauge("codexd_waits", "Answers that wait for an event or for a turn's end.", waits),
         _gauge("codexd_log_head", "The seq of the newest event.", log.head),
         _gauge("codexd_log_oldest", "The seq of the oldest event that is kept.", log.oldest),
+        Metric("codexd_log_bytes", "gauge", "Bytes of the events that are kept, once counted.", _known(log.bytes)),
         _gauge("codexd_inbox", "Commands that wait to be decided.", waiting),
         Metric(
             "codexd_uneventful_total",
@@ -65,6 +66,10 @@ def text(told: tuple[Metric, ...]) -> str:
 
 def _gauge(name: str, about: str, value: int) -> Metric:
     return Metric(name, "gauge", about, {"": value})
+
+
+def _known(value: int | None) -> dict[str, int]:
+    return {} if value is None else {"": value}
 
 
 def _lines(metric: Metric) -> Iterator[str]:

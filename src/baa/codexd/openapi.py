@@ -155,7 +155,11 @@ def _websocket(get: dict[str, Any]) -> dict[str, Any]:
         " is wrong is answered before the upgrade, as a page would be. One that does not read is closed with 4408.",
         "parameters": [parameter for parameter in get["parameters"] if parameter["name"] in wanted],
         "frame": {"oneOf": [{"$ref": REF + name} for name in FRAMES]},
-        "close": {"1012": "codexd stops; come back by the cursor", "4408": "the reader does not read"},
+        "close": {
+            "1012": "codexd stops; come back by the cursor",
+            "4408": "the reader does not read",
+            "4410": "cursor_expired: the log let go of what the reader was to read next",
+        },
     }
 
 

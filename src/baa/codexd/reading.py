@@ -49,6 +49,10 @@ class Page:
     next: int
 
 
+class Cut(Exception):
+    """The log no longer holds all that follows the place to read from."""
+
+
 def events(
     connection: apsw.Connection,
     *,
@@ -60,7 +64,7 @@ def events(
 ) -> Page:
     """Events after seq `after`, of one session and of some types if given.
 
-    At most `limit`, and no more once they have `size` bytes together.
+    At most `limit`, and no more once they have `size` bytes together. Raises Cut.
     """
     where: list[str] = ["seq > ?"]
     values: list[Any] = [after]
@@ -70,7 +74,10 @@ def events(
     if types is not None:
         where.append(f"type IN ({','.join('?' * len(types))})")
         values.extend(sorted(types))
-    with connection:  # one view of the log: the head belongs to the rows
+    with connection:  # one view of the log: the head and the oldest belong to the rows
+        (oldest,) = next(connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'oldest'"))
+        if after < oldest - 1:
+            raise Cut
         (head,) = next(connection.execute("SELECT coalesce(max(seq), 0) FROM event"))
         bodies: list[bytes] = []
         seq, left = after, size

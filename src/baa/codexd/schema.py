@@ -7,7 +7,7 @@ from typing import Final
 
 import apsw
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 LOG: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -186,6 +186,17 @@ CREATE TABLE timer (
 ) STRICT;
 """
 
+KEEPING: Final = """
+-- How far the log was when codexd had run for so long, all its lives together: how old an event is, no wall clock says.
+CREATE TABLE mark (
+    ran_ms INTEGER PRIMARY KEY,
+    seq    INTEGER NOT NULL
+) STRICT;
+
+-- The first seq that is kept; the last one up to which old deltas were dropped; and how long codexd has run.
+INSERT INTO meta (key, value) VALUES ('oldest', '1'), ('compacted', '0'), ('ran_ms', '0');
+"""
+
 FOLDED: Final = ("session", "turn", "item", "interaction", "idempotency_key")
 """The tables that follow from the events alone."""
 
@@ -199,8 +210,8 @@ def prepare(
 ) -> None:
     """Make the tables in a new file; bring a file of an earlier version up to this one, in one transaction.
 
-    `fold` makes the folded tables anew from the events: what they hold follows from these, in every version.
-    Raises NewerSchema for a file of a later version.
+    `fold` makes the folded tables anew from the events. Only a file of version 1 needs that: since then these tables
+    are changed by SQL, because they outlive their events. Raises NewerSchema for a file of a later version.
     """
     (version,) = next(connection.execute("PRAGMA user_version"))
     if version > VERSION:
@@ -213,11 +224,13 @@ def prepare(
             connection.execute(LOG + FOLDING + LINK)
             meta = [("epoch", epoch), ("daemon_id", daemon_id)]
             connection.executemany("INSERT INTO meta (key, value) VALUES (?, ?)", meta)
-        else:
+        elif version == 1:
             for table in FOLDED:
                 connection.execute(f"DROP TABLE IF EXISTS {table}")
             connection.execute(FOLDING)
             fold(connection)
-        connection.execute(WISHES)
+        if version < 2:
+            connection.execute(WISHES)
+        connection.execute(KEEPING)
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("PRAGMA foreign_keys = ON")

@@ -20,6 +20,7 @@ from baa.codexd.eventlog import EventLog
 from baa.codexd.handover import Announcement
 from baa.codexd.main_loop import MainLoop
 from baa.codexd.patience import Patience
+from baa.codexd.retention import Retention
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
 
@@ -46,6 +47,7 @@ class Daemon:
     subscriptions: Subscriptions
     handover: Announcement
     patience: Patience
+    retention: Retention
 
     def healthy(self) -> bool:
         """Whether the main loop and the log's writer both moved of late."""
@@ -90,7 +92,7 @@ class Daemon:
                 open_interactions=loop.sessions.questions,
                 subscribers=self.subscriptions.count,
             ),
-            log=LogStatus(epoch=log.epoch, head=log.head, oldest=log.oldest),
+            log=LogStatus(epoch=log.epoch, head=log.head, oldest=log.oldest, bytes=self.retention.bytes),
             recent_events=reading.recent(connection, RECENT_EVENTS),
             codex=CodexStatus(logged_in=loop.logged_in, limits=loop.limits),
         )

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from baa.api.errors import BaaError, Code, Rejected
-from baa.api.events import Cursor, EventType, Heartbeat, Hello, parse_cursor
+from baa.api.events import Cursor, EventType, Heartbeat, Hello, expired, parse_cursor
 from baa.api.ids import SESSION, is_id
 from baa.codexd import reading
 from baa.codexd.eventlog import EventLog, Stored
@@ -38,6 +38,10 @@ UNREAD_S: Final = 20.0
 """Seconds for a reader to make room for one frame. Later it is closed: the log keeps its events for it."""
 
 CLOSED_SLOW: Final = 4408
+"""The close code of a reader that stopped reading."""
+
+CLOSED_EXPIRED: Final = 4410
+"""The close code of a reader so far behind that the log let go of what it was to read next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,10 @@ def _types(text: str | None) -> frozenset[str] | None:
 
 
 async def read_on(log: EventLog, asked: Wanted, after: int, limit: int = FRAME_EVENTS) -> reading.Page:
-    """What follows seq `after`, committed by now: from memory if it is all there, else from the file."""
+    """What follows seq `after`, committed by now: from memory if it is all there, else from the file.
+
+    Raises Rejected (410) if the log let go of it.
+    """
     tail = log.tail
     if tail and tail[0].seq <= after + 1:
         return _from_tail(tail, asked, after, limit)
@@ -101,7 +108,10 @@ async def read_on(log: EventLog, asked: Wanted, after: int, limit: int = FRAME_E
             types=asked.types,
         )
 
-    return await asyncio.to_thread(read)
+    try:
+        return await asyncio.to_thread(read)
+    except reading.Cut:
+        raise expired(epoch=log.epoch, oldest=log.oldest, head=log.head) from None
 
 
 def _from_tail(tail: deque[Stored], asked: Wanted, after: int, limit: int) -> reading.Page:
@@ -128,6 +138,8 @@ def events_frame(log: EventLog, after: int, page: reading.Page) -> bytes:
     )
 
 
+REASONS: Final = {CLOSED_SLOW: "not reading", CLOSED_EXPIRED: "cursor_expired"}
+
 Tell: TypeAlias = Callable[[str, Cursor, bytes], Awaitable[None]]
 """Sends one frame: its type, the cursor that its reader has with it, and the frame itself."""
 
@@ -151,8 +163,9 @@ class Subscriptions:
         if asked is None:
             return
         await send({"type": "websocket.accept"})
-        if await self._follow(asked, receive, tell) is CLOSED_SLOW:
-            await send({"type": "websocket.close", "code": CLOSED_SLOW, "reason": "not reading"})
+        code = await self._follow(asked, receive, tell)
+        if code is not None:
+            await send({"type": "websocket.close", "code": code, "reason": REASONS[code]})
 
     async def serve_sse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One reader of server-sent events: the WebSocket's frames, each with the cursor to come back with."""
@@ -183,7 +196,7 @@ class Subscriptions:
             return None
 
     async def _follow(self, asked: Wanted, receive: Receive, tell: Tell) -> int | None:
-        """Tell the reader what it wants until it is gone (None) or stops reading (CLOSED_SLOW)."""
+        """Tell the reader what it wants until it is gone (None), or must be closed: with which code."""
         self.count += 1
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -191,15 +204,15 @@ class Subscriptions:
                 # A socket that only sends never learns that its peer is gone: somebody has to listen.
                 gone = tasks.create_task(_until_gone(receive), name="gone")
                 await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
-                slow = pump.done() and pump.result()
+                code = pump.result() if pump.done() else None
                 pump.cancel()
                 gone.cancel()
-            return CLOSED_SLOW if slow else None
+            return code
         finally:
             self.count -= 1
 
-    async def _pump(self, asked: Wanted, tell: Tell) -> bool:
-        """Tell what comes, until the reader makes no room (True) or left while it was told something (False)."""
+    async def _pump(self, asked: Wanted, tell: Tell) -> int | None:
+        """Tell what comes, until the reader must be closed (the code), or left while it was told something (None)."""
         log, at = self._log, asked.after.seq
         hello = Hello(
             epoch=log.epoch,
@@ -234,9 +247,11 @@ class Subscriptions:
                     await send("heartbeat", msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head)))))
                     quiet_until = now() + HEARTBEAT_S
         except TimeoutError:
-            return True
+            return CLOSED_SLOW
+        except Rejected:
+            return CLOSED_EXPIRED
         except OSError:
-            return False
+            return None
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -140,6 +140,9 @@ def _settings(config: Config, name: str) -> dict[str, str]:
                 "BAA_CODEXD_DRAIN_MS": str(config.drain_ms),
                 "BAA_CODEXD_IDLE_MS": str(config.idle_ms),
                 "BAA_CODEXD_INTERACTION_DEADLINE_MS": str(config.interaction_deadline_ms),
+                "BAA_CODEXD_LOG_AGE_MS": str(config.log_age_ms),
+                "BAA_CODEXD_LOG_DELTA_MS": str(config.log_delta_ms),
+                "BAA_CODEXD_LOG_BYTES": str(config.log_bytes),
             }
         case "conductor":
             return conductor | codexd | engine
