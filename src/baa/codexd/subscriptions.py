@@ -23,7 +23,7 @@ from baa.codexd import reading
 from baa.codexd.eventlog import EventLog, Stored
 from baa.codexd.request import parameters
 from baa.http.envelope import send_failure
-from baa.http.limits import Receive, Scope, Send
+from baa.http.limits import Receive, Scope, Send, cut_off
 
 FRAME_EVENTS: Final = 1000
 """Events in one frame at most: far past where more of them make it cheaper."""
@@ -147,9 +147,11 @@ Tell: TypeAlias = Callable[[str, Cursor, bytes], Awaitable[None]]
 class Subscriptions:
     """The live side of the event stream."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, *, heartbeat_s: float = HEARTBEAT_S, unread_s: float = UNREAD_S) -> None:
         """Serve readers of `log`."""
         self._log = log
+        self._heartbeat_s = heartbeat_s
+        self._unread_s = unread_s
         self.count = 0
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -179,7 +181,8 @@ class Subscriptions:
             return
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._follow(asked, receive, tell)
+        if await self._follow(asked, receive, tell) is CLOSED_SLOW:
+            cut_off(scope)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _asked(self, scope: Scope, send: Send) -> Wanted | None:
@@ -224,12 +227,12 @@ class Subscriptions:
         now = asyncio.get_running_loop().time
 
         async def send(type_: str, frame: bytes) -> None:
-            async with asyncio.timeout(UNREAD_S):
+            async with asyncio.timeout(self._unread_s):
                 await tell(type_, log.cursor(told), frame)
 
         try:
             await send("hello", msgspec.json.encode(hello))
-            quiet_until = now() + HEARTBEAT_S
+            quiet_until = now() + self._heartbeat_s
             while True:
                 try:
                     async with asyncio.timeout_at(quiet_until):
@@ -242,10 +245,10 @@ class Subscriptions:
                     frame = events_frame(log, told, page)
                     told = at
                     await send("events", frame)
-                    quiet_until = now() + HEARTBEAT_S
+                    quiet_until = now() + self._heartbeat_s
                 elif now() >= quiet_until:
                     await send("heartbeat", msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head)))))
-                    quiet_until = now() + HEARTBEAT_S
+                    quiet_until = now() + self._heartbeat_s
         except TimeoutError:
             return CLOSED_SLOW
         except Rejected:

@@ -21,6 +21,9 @@ MAX_HEADER_FIELDS: Final = 64
 MAX_HEAD_LINE_BYTES: Final = 8000  # The WebSocket parser behind the HTTP one hangs at 8192.
 MAX_WS_MESSAGE_BYTES: Final = 64 * 1024  # Clients only ever send small control frames.
 
+ABORT: Final = "baa.abort"
+"""The extension of a request's scope that ends its connection at once, whatever of the answer is unsent."""
+
 
 def too_large() -> Rejected:
     """The refusal of a body above the limit."""
@@ -63,3 +66,8 @@ def replay(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return receive_again
+
+
+def cut_off(scope: Scope) -> None:
+    """End the connection of an HTTP request whose client takes nothing: an end in good order would wait for it."""
+    scope["extensions"][ABORT]["now"]()

@@ -4,7 +4,8 @@ uvicorn's protocols are used as they are but for the gaps below, each of which a
 
 - it limits neither the size nor the number of header fields, and does not tell the application an absolute target;
 - a WebSocket handshake that its second parser refuses gets no answer, or one that quotes the request;
-- a subscriber that stops reading can be neither told nor cut off, and holds its connection for ever.
+- a subscriber that stops reading can be neither told nor cut off, and holds its connection for ever: a WebSocket's as
+  much as a stream's in an answer.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from baa.config import PRIVATE
 from baa.http.envelope import JSON, failure
 from baa.http.guard import SECURITY_HEADERS
 from baa.http.limits import (
+    ABORT,
     MAX_HEAD_BYTES,
     MAX_HEAD_LINE_BYTES,
     MAX_HEADER_FIELDS,
@@ -222,9 +224,10 @@ class _Http(HttpToolsProtocol):
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        """Uvicorn's."""
+        """Uvicorn's, and a way for the application to end the connection."""
         self._in_head = True
         super().on_message_begin()
+        self.scope["extensions"] = {ABORT: {"now": self.transport.abort}}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Uvicorn's, but it would add a trailer to the header fields of a request that runs already."""
