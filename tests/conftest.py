@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Final
 
 import pytest
@@ -15,6 +18,14 @@ FAILED: Final = 1
 def anyio_backend() -> str:
     """All of ours runs on asyncio."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _faults_seen(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test says of the faults that it makes goes with its report."""
+    faults = sys.modules.get("tests.support.faults")  # not imported: no test here has anything to say
+    with nullcontext() if faults is None else faults.reporting_to(request.node.user_properties):
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
