@@ -83,6 +83,9 @@ class CodexdFile(Struct, frozen=True, forbid_unknown_fields=True):
     log_age_ms: int = 2_592_000_000
     log_delta_ms: int = 86_400_000
     log_bytes: int = 2_147_483_648
+    watch_ms: int = 10_000
+    child_soft_mib: int = 1024
+    child_hard_mib: int = 4096
 
 
 class ConductorFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,6 +154,9 @@ class Config(Struct, frozen=True, kw_only=True):
     log_age_ms: int
     log_delta_ms: int
     log_bytes: int
+    watch_ms: int
+    child_soft_mib: int
+    child_hard_mib: int
     ceiling: Ceiling
 
     @property
@@ -196,6 +202,10 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         raise CannotStart("log_age_ms and log_delta_ms are milliseconds, log_bytes is bytes: 0 (no limit) or more.")
     if codexd.interaction_deadline_ms < 1:
         raise CannotStart("interaction_deadline_ms is milliseconds: 1 or more. A question cannot wait for ever.")
+    if codexd.watch_ms < 1:
+        raise CannotStart("watch_ms is milliseconds: 1 or more. A child that hangs must be found.")
+    if min(codexd.child_soft_mib, codexd.child_hard_mib) < 0:
+        raise CannotStart("child_soft_mib and child_hard_mib are MiB: 0 (no limit) or more.")
     if file.worker.slots < 1:
         raise CannotStart("BAA_WORKER_SLOTS must be 1 or more: how many tasks a worker runs at once.")
     return Config(
@@ -221,6 +231,9 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         log_age_ms=codexd.log_age_ms,
         log_delta_ms=codexd.log_delta_ms,
         log_bytes=codexd.log_bytes,
+        watch_ms=codexd.watch_ms,
+        child_soft_mib=codexd.child_soft_mib,
+        child_hard_mib=codexd.child_hard_mib,
         ceiling=file.ceiling,
     )
 

@@ -35,6 +35,9 @@ DEFAULT = Config(
     log_age_ms=30 * 24 * 3_600_000,
     log_delta_ms=24 * 3_600_000,
     log_bytes=2 << 30,
+    watch_ms=10_000,
+    child_soft_mib=1024,
+    child_hard_mib=4096,
     ceiling=Ceiling(sandbox=Sandbox.WORKSPACE_WRITE, roots=("~",)),
 )
 HOME = {"BAA_HOME": "/home/user/baa", "BAA_NODE_ID": "here"}
@@ -90,6 +93,9 @@ interaction_deadline_ms = 4
 log_age_ms = 5
 log_delta_ms = 6
 log_bytes = 7
+watch_ms = 5
+child_soft_mib = 6
+child_hard_mib = 7
 
 [conductor]
 local_api_base = "http://127.0.0.1:17"
@@ -127,6 +133,9 @@ OF_WHOLE = Config(
     log_age_ms=5,
     log_delta_ms=6,
     log_bytes=7,
+    watch_ms=5,
+    child_soft_mib=6,
+    child_hard_mib=7,
     ceiling=Ceiling(sandbox=Sandbox.DANGER_FULL_ACCESS, roots=("~/work", "/srv")),
 )
 
@@ -155,6 +164,9 @@ VARIABLES: list[tuple[str, str, str, object]] = [
     ("BAA_CODEXD_LOG_AGE_MS", "5", "log_age_ms", 5),
     ("BAA_CODEXD_LOG_DELTA_MS", "6", "log_delta_ms", 6),
     ("BAA_CODEXD_LOG_BYTES", "7", "log_bytes", 7),
+    ("BAA_CODEXD_WATCH_MS", "5", "watch_ms", 5),
+    ("BAA_CODEXD_CHILD_SOFT_MIB", "0", "child_soft_mib", 0),
+    ("BAA_CODEXD_CHILD_HARD_MIB", "7", "child_hard_mib", 7),
     ("BAA_HOME", "/home/user/baa", "home", Path("/home/user/baa")),
     ("BAA_NODE_ID", "a.b_c-1", "node_id", "a.b_c-1"),
     ("BAA_ENGINE_URL", "sqlite:///srv/e.sqlite3", "engine_file", Path("/srv/e.sqlite3")),
@@ -295,6 +307,17 @@ def test_a_time_must_not_be_negative(name: str) -> None:
     load(environ=HOME | {name: "0"})
     with pytest.raises(CannotStart, match="0 or more"):
         load(environ=HOME | {name: "-1"})
+
+
+@pytest.mark.parametrize("name", ["BAA_CODEXD_CHILD_SOFT_MIB", "BAA_CODEXD_CHILD_HARD_MIB"])
+def test_a_limit_of_memory_must_not_be_negative(name: str) -> None:
+    with pytest.raises(CannotStart, match="0 \\(no limit\\) or more"):
+        load(environ=HOME | {name: "-1"})
+
+
+def test_the_child_is_always_watched() -> None:
+    with pytest.raises(CannotStart, match="watch_ms is milliseconds: 1 or more"):
+        load(environ=HOME | {"BAA_CODEXD_WATCH_MS": "0"})
 
 
 def test_a_question_cannot_wait_for_ever() -> None:

@@ -31,6 +31,7 @@ from baa.codexd.retention import Limits, Retention
 from baa.codexd.status import Daemon
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
+from baa.codexd.watch import Watching
 from baa.http.routes import RouteTable
 from tests.support.described import Described, codes_of
 
@@ -80,7 +81,7 @@ async def routes(folder: Path) -> RouteTable:
             log=log,
             loop=loop,
             commands=Commands(loop, clock=clock),
-            supervisor=Supervisor(loop, setting, clock=clock),
+            supervisor=Supervisor(loop, setting, Watching(1, 0, 0), clock=clock),
             subscriptions=Subscriptions(log),
             handover=Announcement(clock),
             patience=Patience(),

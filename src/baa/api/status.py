@@ -50,8 +50,22 @@ class DaemonStatus(Struct, rename="camel", kw_only=True, frozen=True):
     address: str
 
 
+class ChildResources(Struct, rename="camel", kw_only=True, frozen=True):
+    """What the child takes of the machine, as it was seen `age_ms` ago. `descendants`: the processes below it."""
+
+    rss_bytes: int
+    fds: int | None
+    threads: int
+    descendants: int
+    age_ms: int
+
+
 class ChildStatus(Struct, rename="camel", kw_only=True, frozen=True):
-    """The child. `problem` says what is wrong and what to do, when something is."""
+    """The child. `problem` says what is wrong and what to do, when something is.
+
+    `outdated`: it runs another version than the one that is installed now, `installed_version`, and is replaced once
+    nothing runs.
+    """
 
     state: ChildState
     generation: int
@@ -61,6 +75,9 @@ class ChildStatus(Struct, rename="camel", kw_only=True, frozen=True):
     restarts: int
     last_exit: LastExit | None
     problem: str | None
+    installed_version: str | None = None
+    outdated: bool = False
+    resources: ChildResources | None = None
 
 
 class Counts(Struct, rename="camel", kw_only=True, frozen=True):

@@ -46,6 +46,7 @@ from baa.codexd.status import Daemon
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
 from baa.codexd.timers import Periods
+from baa.codexd.watch import Watching
 from baa.config import INTERRUPT_S, KILLED_S, LADDER_S, Config
 from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
@@ -96,7 +97,8 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
             umask=umask,
             version=__version__,
         )
-        supervisor = Supervisor(main_loop, setting, clock=clock)
+        looks = Watching(config.watch_ms, config.child_soft_mib, config.child_hard_mib)
+        supervisor = Supervisor(main_loop, setting, looks, clock=clock)
         daemon = Daemon(
             daemon_id=log.daemon_id,
             pid=os.getpid(),

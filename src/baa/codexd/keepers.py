@@ -16,8 +16,12 @@ import structlog
 from baa.codexd import leftovers, program
 from baa.codexd.appserver.keeper_link import KeeperGone, KeeperLink, KeeperRefused
 from baa.codexd.generation import Generation
+from baa.codexd.installed import Installed
 
 KEEPER: Final = Path(__file__).resolve().parents[1] / "keeper.py"
+
+PROGRAM: Final = "program"
+"""The file in a keeper's folder that says what its child runs."""
 
 MEET_S: Final = 5.0
 """Seconds in which a living keeper says hello; a new one needs some 50 ms, most of them Python's own start."""
@@ -48,6 +52,8 @@ def spawn(generation: Generation, found: Path, setting: Setting) -> subprocess.P
     It starts the child only when told to, and ends by itself if nobody tells it to. Raises OSError.
     """
     generation.folder.mkdir(mode=0o700, parents=True)
+    if generation.program is not None:  # for a codexd that comes back, which must know whether it is outdated
+        (generation.folder / PROGRAM).write_text(f"{generation.program.path}\n{generation.program.file}\n")
     command = [
         *(sys.executable, "-I", "-S", str(KEEPER)),
         *("--folder", str(generation.folder), "--keeper-id", generation.keeper_id),
@@ -67,6 +73,15 @@ def spawn(generation: Generation, found: Path, setting: Setting) -> subprocess.P
             start_new_session=True,
             umask=setting.umask,
         )
+
+
+def program_of(folder: Path) -> Installed | None:
+    """What the child of this keeper runs; None if it was started by a codexd that did not put it down."""
+    try:
+        path, file = (folder / PROGRAM).read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    return Installed(Path(path), file)
 
 
 async def meet(generation: Generation, spawned: subprocess.Popen[bytes] | None = None) -> KeeperLink | None:

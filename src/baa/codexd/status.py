@@ -62,7 +62,7 @@ class Daemon:
     def status(self) -> Status:
         """The whole answer."""
         loop, log, generation = self.loop, self.log, self.supervisor.generation
-        succession = self.supervisor.succession
+        succession, watch = self.supervisor.succession, self.supervisor.watch
         connection = log.reader()
         sessions, queued, running, ended = reading.counts(connection)
         return Status(
@@ -83,6 +83,9 @@ class Daemon:
                 restarts=succession.restarts,
                 last_exit=succession.last_exit,
                 problem=succession.problem,
+                installed_version=None if generation is None else watch.installed_version or generation.version,
+                outdated=generation is not None and watch.outdated,
+                resources=None if generation is None else watch.resources,
             ),
             counts=Counts(
                 sessions=sessions,

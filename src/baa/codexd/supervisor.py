@@ -45,9 +45,8 @@ from baa.codexd.machines.child import ChildChange
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.main_loop import MainLoop
 from baa.codexd.succession import Ending, Succession
-
-HANDSHAKE_S: Final = 30.0
-"""Seconds in which Codex answers `initialize`; 0.2 are usual, a first start on a slow disk takes some."""
+from baa.codexd.watch import Watch, Watching
+from baa.config import LADDER_S
 
 KEEPER_GONE_S: Final = 5.0
 """Seconds in which a keeper leaves once it has told its child's end."""
@@ -63,21 +62,24 @@ _log = structlog.get_logger("supervisor")
 class Supervisor:
     """The life of children, one after the other."""
 
-    def __init__(self, loop: MainLoop, setting: Setting, *, clock: Clock) -> None:
+    def __init__(self, loop: MainLoop, setting: Setting, watching: Watching, *, clock: Clock) -> None:
         """Nothing happens before `run`."""
         self._loop = loop
         self._setting = setting
         self._clock = clock
         self.succession = Succession(loop, clock)
+        self.watch = Watch(
+            loop, watching, setting.server_command, clock, end=self.end_child, replace=self._want_another
+        )
         self._stopping = asyncio.Event()
-        self._ready = asyncio.Event()
         self.decided = asyncio.Event()
         self._generation: Generation | None = None
         self._spawned: subprocess.Popen[bytes] | None = None
+        self._ending = asyncio.Event()
         self._replacing: str | None = None
         self._replace = asyncio.Event()
         self.child_started_at: str | None = None
-        loop.on_ready = self._ready.set
+        loop.on_ready = self.watch.ready.set
         loop.on_handshake_failed = self._handshake_failed
 
     @property
@@ -99,6 +101,7 @@ class Supervisor:
             return
         self._loop.change_child(ChildChange.START, generation=left.number)
         left.started = self._clock.monotonic()
+        left.program = keepers.program_of(left.folder)
         link = await keepers.meet(left)
         if link is None:
             await self._bury(left, seen=False)
@@ -157,7 +160,7 @@ class Supervisor:
 
         await self._loop.change(decide)
         self.decided.set()
-        self._ready.clear()
+        self.watch.ready.clear()
         try:
             self._spawned = keepers.spawn(generation, found.path, self._setting)
         except OSError as error:  # too many processes or descriptors, no space: all of that passes
@@ -195,7 +198,8 @@ class Supervisor:
                     left.born(transaction, link.hello.child_pid, leftovers.start_of(link.hello.child_pid))
                     left.send(transaction, lines.handshake(left.next_number, self._setting.version))
 
-        self.child_started_at = rfc3339(self._clock.utc_ms())
+        age_s = leftovers.age_of(left.child_start) or 0.0
+        self.child_started_at = rfc3339(self._clock.utc_ms() - round(age_s * 1000))
         await self._loop.change(decide)
         link.orphan_ms(self._setting.orphan_ms)
         left.give_again(self._loop.log.reader(), link)
@@ -228,14 +232,16 @@ class Supervisor:
             link = generation.link
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    watch = tasks.create_task(self._watch_handshake(), name="handshake")
+                    watch = tasks.create_task(self.watch.run(generation, link.hello.pid), name="watch")
                     replace = tasks.create_task(self._replace_when_idle(), name="replace")
+                    insist = tasks.create_task(self._insist(), name="insist")
                     async for word in link.words():
                         await self._heard(word, generation)
                         if isinstance(word, Ended):
                             break
                     watch.cancel()
                     replace.cancel()
+                    insist.cancel()
             except* KeeperRefused as refused:
                 _log.error("keeper.refused", why=str(refused.exceptions[0]))
             await link.close()
@@ -275,13 +281,6 @@ class Supervisor:
 
         await self._loop.change(decide)
 
-    async def _watch_handshake(self) -> None:
-        try:
-            async with asyncio.timeout(HANDSHAKE_S):
-                await self._ready.wait()
-        except TimeoutError:
-            await self.end_child(Ending(f"it did not answer the handshake in {HANDSHAKE_S:.0f} s"))
-
     def _handshake_failed(self, told: HandshakeFailed) -> None:
         reason = told.why if told.hopeless else f"it refused the handshake: {told.why}"
         self._end_child(Ending(reason, hopeless=told.hopeless))
@@ -296,8 +295,15 @@ class Supervisor:
             return
         loop.change_child(ChildChange.RETRY)  # at once: it is handed nothing more
         self.succession.ending = ending
+        self._ending.set()
         if generation is not None and generation.link is not None:
             generation.link.end_child()
+
+    async def _insist(self) -> None:
+        """A keeper that does not end its child when it is told to is ended itself: the child sees that, and goes."""
+        await self._ending.wait()
+        await asyncio.sleep(LADDER_S)
+        await self.end_keeper()
 
     async def restart(self, *, force: bool) -> None:
         """Another child in place of this one: when nothing runs, or at once. A child that failed is tried anew.
@@ -309,11 +315,14 @@ class Supervisor:
             if force:
                 self._end_child(Ending(ASKED, meant=True))
             elif self._loop.child.ready:
-                self._replacing = self._replacing or ASKED
-                self._replace.set()
+                self._want_another(ASKED)
             self.succession.begin_anew()
 
         await self._loop.change(decide)
+
+    def _want_another(self, why: str) -> None:
+        self._replacing = self._replacing or why
+        self._replace.set()
 
     async def _replace_when_idle(self) -> None:
         await self._replace.wait()
@@ -363,6 +372,7 @@ class Supervisor:
 
         await self._loop.change(decide)
         self._generation = None
+        self._ending.clear()
         self._replacing = None
         self._replace.clear()
         generation.spool.close()

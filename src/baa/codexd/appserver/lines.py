@@ -65,6 +65,11 @@ def read_limits(number: int) -> Line:
     return _request("child:limits", number, "account/rateLimits/read", {})
 
 
+def ping(number: int) -> Line:
+    """Ask for the least that Codex answers without asking anybody: it lives if it does."""
+    return _request("child:ping", number, "thread/loaded/list", {})
+
+
 def read_thread(number: int, thread_id: str) -> Line:
     """Ask for a stored thread; the caller waits for the answer, and nobody else."""
     return _request("call:read", number, "thread/read", {"threadId": thread_id, "includeTurns": False})

@@ -401,6 +401,10 @@ def _limits_answered(_: str, message: Envelope, generation: int) -> Incoming:
     return LimitsRead(_result(message, m.LimitsMessage).rate_limits or {})
 
 
+def _ping_answered(_: str, message: Envelope, generation: int) -> Incoming:
+    return Dropped("ping answered")
+
+
 def _called(_: str, message: Envelope, generation: int) -> Incoming:
     result = message.result if message.result is not UNSET else Raw(b"null")
     return Called(str(message.id), result, _error_of(message))
@@ -431,6 +435,7 @@ _ANSWERS: Final[dict[str, Callable[[str, Envelope, int], Incoming]]] = {
     "initialize": _initialize_answered,
     "account": _account_answered,
     "limits": _limits_answered,
+    "ping": _ping_answered,
     "read": _called,
     "open": _open_answered(fresh=True),
     "fork": _open_answered(fresh=True),
