@@ -100,6 +100,7 @@ class Node:
         self.starts = 0
         self.settings = settings
         self.command: tuple[str, ...] = (sys.executable, "-m", "baa.codexd")
+        self.doomed = False
         self._ceiling = ceiling
         self._roots = [self.work]
         self.codex_config = f"{codex_config(model_url, features=features)}\n{codex}"
@@ -206,8 +207,8 @@ class Node:
         return self.starts, self.address
 
     def serving(self, start: int) -> bool:
-        """Whether that start of codexd should still be serving."""
-        return self._up.is_set() and self.starts == start
+        """Whether that start of codexd should still be serving; one that is `doomed` may end at any moment."""
+        return self._up.is_set() and self.starts == start and not self.doomed
 
     @property
     def pid(self) -> int:
