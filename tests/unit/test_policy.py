@@ -11,7 +11,18 @@ import msgspec
 import pytest
 
 from baa.api.errors import Code, Rejected
-from baa.api.sessions import ApprovalPolicy, CreateSession, Personality, Sandbox, SessionSettings
+from baa.api.sessions import (
+    PROMPT_MAX,
+    ApprovalPolicy,
+    CreateSession,
+    InputPart,
+    LocalImage,
+    Personality,
+    Sandbox,
+    SessionSettings,
+    StartTurn,
+    TextInput,
+)
 from baa.codexd.policy import Policy
 
 
@@ -127,6 +138,81 @@ def test_any_of_several_roots_will_do_and_a_dot_folder_may_be_one(home: Home) ->
 def test_without_roots_nothing_is_allowed(home: Home) -> None:
     with pytest.raises(Rejected, match="outside the folders"):
         Policy(sandbox=Sandbox.READ_ONLY, roots=(), private=()).folder(str(home.project))
+
+
+# --- input: words, and images by their path
+
+
+def test_an_image_inside_the_roots_is_taken_by_its_real_path(home: Home) -> None:
+    (home.project / "a.png").touch()
+    (home.path / "link.png").symlink_to(home.project / "a.png")
+    for path in (home.project / "a.png", home.path / "in" / "a.png", home.path / "link.png"):
+        assert home.policy.image(str(path)) == home.project / "a.png"
+
+
+NO_IMAGE: dict[str, tuple[Callable[[Home], str], Code]] = {
+    "outside": (lambda home: str(home.beside / "secret"), Code.POLICY_CEILING),
+    "a symlink that leads out": (lambda home: str(home.path / "out" / "secret"), Code.POLICY_CEILING),
+    "in a dot folder": (lambda home: str(home.path / ".ssh" / "secret"), Code.POLICY_CEILING),
+    "a dot file": (lambda home: str(home.path / ".secret"), Code.POLICY_CEILING),
+    "of our own state": (lambda home: str(home.state / "secret"), Code.POLICY_CEILING),
+    "missing": (lambda home: str(home.path / "missing"), Code.INVALID_REQUEST),
+    "a folder": (lambda home: str(home.project), Code.INVALID_REQUEST),
+    "a FIFO": (lambda home: str(home.path / "fifo"), Code.INVALID_REQUEST),
+    "a device": (lambda _: "/dev/null", Code.INVALID_REQUEST),
+    "dangling": (lambda home: str(home.path / "dangling"), Code.INVALID_REQUEST),
+    "a loop": (lambda home: str(home.path / "loop"), Code.INVALID_REQUEST),
+    "relative": (lambda _: "file", Code.INVALID_REQUEST),
+    "empty": (lambda _: "", Code.INVALID_REQUEST),
+    "a NUL": (lambda home: f"{home.path}/file\0", Code.INVALID_REQUEST),
+    "a URL": (lambda home: f"file://{home.path}/file", Code.INVALID_REQUEST),
+}
+
+
+@pytest.mark.parametrize(("make", "code"), NO_IMAGE.values(), ids=list(NO_IMAGE))
+def test_any_other_path_is_no_image_and_no_file_of_others_is_told_from_a_missing_one(
+    home: Home, make: Callable[[Home], str], code: Code
+) -> None:
+    for folder in (home.beside, home.path / ".ssh", home.state):
+        (folder / "secret").touch()
+    (home.path / ".secret").touch()
+    with pytest.raises(Rejected) as caught:
+        home.policy.image(make(home))
+
+    assert (caught.value.code, caught.value.details) == (code, {"field": "input"})
+
+
+def test_input_is_words_and_images_in_their_order(home: Home) -> None:
+    (home.project / "a.png").touch()
+    parts: list[InputPart] = [TextInput("See:"), LocalImage(f"{home.path}/in/a.png"), TextInput("What is it?")]
+    real = (TextInput("See:"), LocalImage(str(home.project / "a.png")), TextInput("What is it?"))
+
+    assert home.policy.input(None, parts) == real
+    request = home.policy.request(StartTurn(session_id="ses_a", input=parts))
+    assert (request.prompt, request.input, request.parts) == ("See:\nWhat is it?", real, real)
+    plain = home.policy.request(StartTurn(session_id="ses_a", prompt="Go."))
+    assert (plain.prompt, plain.input, plain.parts) == ("Go.", (), (TextInput("Go."),))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts", "field"),
+    [
+        (None, None, "prompt"),
+        ("Go.", [TextInput("Go.")], "prompt"),
+        (None, [], "input"),
+        ("x" * (PROMPT_MAX + 1), None, "prompt"),
+        (None, [TextInput("x" * PROMPT_MAX), TextInput("x")], "prompt"),
+    ],
+    ids=["neither", "both", "empty", "too long", "too long together"],
+)
+def test_input_that_cannot_be_is_refused(
+    home: Home, prompt: str | None, parts: list[InputPart] | None, field: str
+) -> None:
+    with pytest.raises(Rejected) as caught:
+        home.policy.input(prompt, parts)
+
+    assert (caught.value.code, caught.value.details["field"]) == (Code.INVALID_REQUEST, field)
+    assert len(home.policy.input("x" * PROMPT_MAX, None)) == 1
 
 
 # --- the ceiling

@@ -124,8 +124,7 @@ def left_of(whose: Whose) -> Iterator[Left]:
                 continue
             own = _is_own(process, whose, descends=pid in ours)
             if own is not None:
-                command = " ".join(process.cmdline())[:COMMAND_CHARS]
-                yield Left(Recorded(pid, start_of(pid)), command, own)
+                yield Left(Recorded(pid, start_of(pid)), _command(process)[:COMMAND_CHARS], own)
 
 
 def _is_own(process: psutil.Process, whose: Whose, *, descends: bool) -> bool | None:
@@ -138,8 +137,18 @@ def _is_own(process: psutil.Process, whose: Whose, *, descends: bool) -> bool | 
         return True if root == whose.thread_id else None
     if not descends or os.getsid(process.pid) == os.getsid(whose.child.pid):
         return None  # a server of Codex's own, such as MCP's, has Codex's session
-    in_folder = process.cwd() == whose.cwd or process.cwd().startswith(whose.cwd.rstrip("/") + "/")
-    return whose.only_turn and in_folder
+    try:
+        cwd = process.cwd()
+    except psutil.AccessDenied:  # another user's by now: it is only named
+        return False
+    return whose.only_turn and (cwd == whose.cwd or cwd.startswith(whose.cwd.rstrip("/") + "/"))
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.AccessDenied:  # on macOS, of another user's
+        return process.name()
 
 
 def _descendants(whose: Whose) -> set[int]:

@@ -18,7 +18,7 @@ OUTPUT_CHARS: Final = 20_000
 def markdown(turn: Turn) -> str:
     """The transcript of a turn that was read with its ledger."""
     told = [f"# Turn {turn.turn_id}", _facts(turn), "## Prompt", _fenced(turn.prompt)]
-    told += [f"![image]({part.path})" for part in turn.input if isinstance(part, LocalImage)]
+    told += [f"![image]({_one_line(part.path)})" for part in turn.input if isinstance(part, LocalImage)]
     for item in [] if turn.items is UNSET else turn.items:
         told += _item(item)
     for interaction in [] if turn.interactions is UNSET else turn.interactions:
@@ -62,7 +62,7 @@ def _item(item: Item) -> list[str]:
             return told + ([_fenced(str(output)[-OUTPUT_CHARS:])] if output else [])
         case "fileChange":
             changes = body.get("changes") or []
-            paths = "\n".join(f"- {change.get('path')}" for change in changes if isinstance(change, dict))
+            paths = "\n".join(f"- {_one_line(change.get('path'))}" for change in changes if isinstance(change, dict))
             return [f"## File change ({body.get('status', item.status.value)})", paths]
         case _:
             return [f"## {item.kind}{unfinished}"]
@@ -83,6 +83,11 @@ def _end(turn: Turn) -> str:
         if value is not None:
             told.append(f"{name}:\n\n{_fenced(msgspec.json.format(msgspec.json.encode(value)).decode(), 'json')}")
     return "\n\n".join(told)
+
+
+def _one_line(path: object) -> str:
+    """A path, which may hold line ends: each a space here."""
+    return " ".join(str(path).splitlines())
 
 
 def _quoted(text: str) -> str:
