@@ -11,6 +11,7 @@ import pytest
 from codex_cli_bin import bundled_codex_path
 
 from baa.scripted import Hold, Say, ScriptedModel, when
+from tests.support.faults import saw
 from tests.support.keeper_client import alive
 from tests.support.node import Json, Node
 from tests.support.oracle import Oracle, flaws_of, types
@@ -154,6 +155,7 @@ async def test_what_can_never_start_is_not_tried_again_until_it_changes(bare: No
     await bare.start()
     child = await bare.child_is("unavailable")
     assert (child["generation"], child["pid"], child["restarts"]) == (1, None, 1)
+    saw("F62", told in child["problem"], f"Codex cannot be run: {told}")
     assert told in child["problem"]
     assert str(bare.folder / "codex") in child["problem"]
     assert told in child["lastExit"]["reason"]
@@ -177,6 +179,7 @@ async def test_a_codex_that_is_too_old_is_ended_and_named(bare: Node) -> None:
     install(bare, OLD)
     await bare.start()
     child = await bare.child_is("unavailable")
+    saw("F62", "too old" in child["problem"], "a Codex of an old release")
     assert "Codex 0.132.9 is too old: codexd needs 0.133.0 or later." in child["problem"]
     assert "pip install -U" in child["problem"]
     assert (child["generation"], child["pid"]) == (1, None)

@@ -15,6 +15,7 @@ import pytest
 
 from baa.scripted import Hold, Run, Say, ScriptedModel, when
 from tests.support.asking import act, turn_of
+from tests.support.faults import saw
 from tests.support.keeper_client import alive
 from tests.support.node import Json, Node, sandbox_works, until, within
 from tests.support.oracle import Oracle, flaws_of, of_turn, types
@@ -85,6 +86,7 @@ async def test_a_live_command_and_its_children_are_dead_before_it_is_told(house:
     session_id = await node.session()
     turn_id = await node.turn(session_id, "tree")
     pids = await running(node, 7101, 7102, 7103, 7104)
+    saw("F14", len(pids) >= 4, "a command with children behind it, double-forked and in a session of their own")
     ended = await interrupted(house, turn_id, pids)
     turn = await node.ledger(turn_id)
     assert turn["evidence"] == ended["payload"]["evidence"]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults import saw
 from tests.support.keeper_client import (
     FRAME,
     KEEPER_ID,
@@ -249,6 +250,7 @@ def test_a_child_that_does_not_read_blocks_nothing_and_fills_no_memory(house: Ho
             client.send("L", sent + 1, line_of(1 << 20))
             sent += 1
     assert 4 <= sent <= 6
+    saw("F27", sent < 7, f"the child read nothing: after {sent} MiB there was no room")
     later = house.connect(keeper)
     taken = int(later.hello().facts["taken"])
     assert taken in {4, 5}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults import saw
 from tests.support.keeper_client import Gone, House, Keeper, Record, alive, misbehaving, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests look at /proc")
@@ -138,6 +139,7 @@ def test_of_a_flood_of_stderr_the_end_is_kept(house: House) -> None:
     keeper, client = house.run(misbehaving("flood-stderr=50000000", "complain=the cause", "exit=1"))
     client.expect("x")
     assert keeper.record.stderr == (pattern(65536) + b"the cause")[-65536:]
+    saw("F25", len(keeper.record.stderr) == 65536, "50 MB were written to stderr without a newline")
 
 
 def test_an_end_of_stdout_is_not_the_childs_death(house: House) -> None:
@@ -153,6 +155,7 @@ def test_a_grandchild_in_its_own_session_is_killed_at_the_end(house: House) -> N
     client.expect("x")
     pids = [int(line.split()[1]) for line in keeper.spool.splitlines()]
     assert len(pids) == 2
+    saw("F14", len(pids) == 2, "two grandchildren in sessions of their own, disowned by the child")
     assert not any(alive(pid) for pid in pids)
     assert keeper.record.facts["code"] == "0"
 
@@ -162,6 +165,7 @@ def test_orphans_that_end_are_reaped_while_the_child_lives(house: House) -> None
     client.expect("r", 5)
     children = Path(f"/proc/{keeper.process.pid}/task/{keeper.process.pid}/children")
     wait_until(lambda: len(children.read_text().split()) == 1)
+    saw("F18", keeper.spool == b"made\n", "500 orphans ended and came to the keeper")
 
 
 def test_a_killed_keeper_takes_a_child_with_it_that_heeds_the_end_of_its_stdin(house: House) -> None:
@@ -180,6 +184,7 @@ def test_a_child_that_ignores_eof_and_term_is_killed(house: House) -> None:
     client.send("T")
     client.expect("x")
     assert outcome(keeper) == ("ended by ladder: asked by codexd, SIGKILL", "-1", "9")
+    saw("F13", keeper.record.facts["signal"] == "9", "the child ignored EOF and SIGTERM and was killed")
 
 
 def test_a_child_that_heeds_the_end_of_its_stdin_is_sent_no_signal(house: House) -> None:

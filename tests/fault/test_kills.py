@@ -20,6 +20,7 @@ from codex_cli_bin import bundled_codex_path
 
 from baa.scripted import Hold, Say, ScriptedModel, when
 from tests.support.asking import retried
+from tests.support.faults import saw
 from tests.support.keeper_client import alive
 from tests.support.node import Json, Node, end, moment, until
 from tests.support.oracle import Oracle, flaws_of, numbered, of_turn, types
@@ -201,6 +202,7 @@ async def test_the_death_of_the_child_ends_its_turn_and_is_told_before(house: Ho
     await interrupted_and_told(house, turn_id)
     exited = (await oracle.saw("child.exited"))["payload"]
     assert (exited["generation"], exited["signal"], exited["reason"]) == (1, 9, "exited")
+    saw("F05", exited["signal"] == signal.SIGKILL, "the child was killed in mid-turn")
     assert "code" not in exited
     await next_turn_works(node, turn_id)
     assert told(oracle, "child.") == [
@@ -391,6 +393,7 @@ async def test_twenty_random_kills_of_codexd_lose_nothing_and_repeat_nothing(hou
         await killed_at_random(house, random.Random(seed))
         enough.set()
     await oracle.caught_up()
+    saw("F01", node.starts > KILLS // 2, f"codexd was killed {KILLS} times while {SESSIONS} sessions worked")
 
     turns = {key: turn_id for session in sessions for key, turn_id in session.result().items()}
     queued = [event for event in oracle.events if event["type"] == "turn.queued"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults import saw
 from tests.support.node import Json
 from tests.support.programs import Program
 
@@ -37,6 +38,7 @@ async def test_the_standby_takes_over_when_the_leader_is_killed(pair: tuple[Prog
     one, two = pair
     await one.kill()
     role = await two.becomes("/rolez", leads)
+    saw("F16", role["term"] == 2, "the holder of the lease was killed")
     assert (role["leaderId"], role["term"]) == ("two", 2)
     await one.start()
     role = await one.get("/rolez")

@@ -16,6 +16,7 @@ import pytest
 from codex_cli_bin import bundled_codex_path
 
 from baa.scripted import Hold, Run, Say, ScriptedModel, when
+from tests.support.faults import saw
 from tests.support.keeper_client import alive
 from tests.support.node import Node, until, within
 from tests.support.oracle import Oracle, flaws_of, numbered, refusal, stream, types
@@ -61,6 +62,7 @@ async def test_a_stop_in_mid_turn_interrupts_it_and_leaves_no_process(house: Hou
         await oracle.saw("item.started", turn_id, where=lambda event: event["payload"]["kind"] == "commandExecution")
         assert node.running("tail")
         assert len(node.left()) >= 3  # keeper, child, command
+        saw("F04", node.running("tail"), f"{number.name} while a command of a turn ran")
         node.signal(number)
         assert await node.ended() == 0
         assert node.left() == []
@@ -111,7 +113,8 @@ async def test_a_drain_takes_no_turn_and_a_second_signal_ends_it(house: House) -
     node, _ = house
     async with Oracle(node) as oracle:
         session_id, turn_id = await drained(house, oracle)
-        assert (await node.status())["daemon"]["state"] == "stopping"
+        state = (await node.status())["daemon"]["state"]
+        saw("F04", state == "stopping", "SIGTERM in mid-turn; a second one follows while codexd drains")
         for path, body in (
             ("sessions", {"cwd": str(node.work)}),
             ("turn", {"sessionId": session_id, "prompt": "plain"}),
@@ -161,6 +164,7 @@ async def test_a_second_codexd_on_the_same_state_is_refused_and_disturbs_nothing
     assert f'"pid":{idle.pid}' in endpoint
     for _ in range(2):  # the first refusal must not have let go of the lock
         code, said = await idle.another()
+        saw("F61", code == 75, "a second codexd was started on the same folder")
         assert (code, said.startswith("codexd: Another codexd runs on")) == (75, True)
     assert (idle.home / "state" / "endpoint.json").read_text() == endpoint
     assert (await idle.status())["daemon"]["pid"] == idle.pid
@@ -171,6 +175,7 @@ async def test_a_taken_port_is_refused(idle: Node) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
         code, said = await idle.another(local_api_base=address)
+    saw("F60", "is in use by" in said, "the port was taken")
     assert (code, "is in use by" in said) == (69, True)
 
 
@@ -182,6 +187,7 @@ async def test_the_log_of_a_newer_release_is_refused_and_left_alone(idle: Node) 
     connection.close()
     before = idle.database.read_bytes()
     code, said = await idle.another()
+    saw("F46", "schema 99" in said, "the log was marked as that of a newer release")
     assert (code, "schema 99" in said) == (78, True)
     assert idle.database.read_bytes() == before
 
@@ -200,6 +206,7 @@ async def test_without_codex_reads_go_on_and_turns_are_refused(idle: Node) -> No
     await idle.start()
     child = await idle.child_is("unavailable")
     assert str(idle.folder / "codex") in child["problem"]
+    saw("F62", child["state"] == "unavailable", "there is no program where Codex should be")
     assert (child["generation"], child["pid"]) == (0, None)
     session_id = await idle.session()
     answer = await idle.post("/v1/codexd/turn", {"sessionId": session_id, "prompt": "plain"})
@@ -236,6 +243,7 @@ async def test_a_child_that_always_ends_is_told_and_tried_ever_later(idle: Node)
         assert types(told) == [*(["child.started", "child.exited", "child.backoff"] * 5), *types(told)[-3:]]
         assert types(told)[-3:] == ["child.started", "child.exited", "child.crash_loop"]
         ends = [event["payload"] for event in told if event["type"] == "child.exited"]
+        saw("F08", len(ends) == 6, "six children ended at once, with exit code 3")
         assert {(end["code"], end["stderrTail"]) for end in ends} == {(3, "boom\n")}
         assert [end["generation"] for end in ends] == [1, 2, 3, 4, 5, 6]
         pauses = [event["payload"]["delayMs"] for event in told if event["type"] == "child.backoff"]
@@ -319,7 +327,8 @@ async def test_a_log_that_went_back_is_another_log(house: House, tmp_path: Path)
     assert not alive(child)
     assert not alive(keeper)
 
-    assert (await node.head()).partition(":")[0] != cursor.partition(":")[0]
+    went_back = (await node.head()).partition(":")[0] != cursor.partition(":")[0]
+    saw("F44", went_back, "an older copy of the log was put in its place while codexd was dead")
     for after in (cursor, cursor.partition(":")[0] + ":1"):
         answer = await node.get("/v1/codexd/events", after=after)
         assert (answer.status_code, answer.json()["error"]["code"]) == (410, "cursor_expired")

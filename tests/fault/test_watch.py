@@ -12,6 +12,7 @@ import pytest
 from codex_cli_bin import bundled_codex_path
 
 from baa.scripted import Hold, Run, Say, ScriptedModel, when
+from tests.support.faults import saw
 from tests.support.keeper_client import alive
 from tests.support.node import Json, Node, until
 from tests.support.oracle import Oracle, flaws_of, types
@@ -72,6 +73,7 @@ async def test_a_frozen_codex_is_found_ended_and_replaced(tmp_path: Path, model:
             turn = await node.end_of_turn(turn_id)
             assert (turn["status"], turn["reason"]) == ("interrupted", "child_exited")
             (end,) = ends(oracle)
+            saw("F07", end["reason"].startswith("hung"), f"the child was stopped and ended: {end['reason']}")
             assert end["reason"].startswith("hung: no byte for ")
             assert (end["pid"], end["signal"]) == (frozen, signal.SIGKILL)
             told = types([event for event in oracle.events if event["type"].startswith(("child.", "turn.i"))])
@@ -105,7 +107,7 @@ async def test_a_codex_that_no_longer_hears_or_speaks_is_hung(tmp_path: Path, mo
         await node.start()
         async with Oracle(node) as oracle:
             await oracle.saw("child.exited")
-            assert ends(oracle)[0]["reason"].startswith("hung: ")
+            saw("F26", ends(oracle)[0]["reason"].startswith("hung: "), f"a child that lives on: {then}")
             told = [event["type"] for event in oracle.events if event["type"].startswith("child.")]
             assert told[:3] == ["child.started", "child.ready", "child.exited"]
         await node.kill()  # a stop would wait for the ladder of the next one, which is as deaf
@@ -116,6 +118,8 @@ async def test_without_its_stderr_it_lives_on(tmp_path: Path, model: ScriptedMod
         await node.start()
         assert (await node.play(await node.session(), "plain"))["finalMessage"] == "Fine."
         await until(lambda: node.spool.count(b"child:ping:") >= 5)
+        stderr = os.path.realpath(f"/proc/{await node.child()}/fd/2")
+        saw("F26", "pipe:" not in stderr, f"a child that closed its stderr (it is {stderr} now) works on")
         assert (await node.status())["child"]["restarts"] == 0
 
 

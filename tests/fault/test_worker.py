@@ -12,6 +12,7 @@ import pytest
 from baa import __version__
 from baa.api.conductor import Node, NodeState
 from baa.engine.store import open_engine
+from tests.support.faults import saw
 from tests.support.node import PATIENCE_SECONDS, until
 from tests.support.programs import Program
 
@@ -54,7 +55,8 @@ async def test_one_that_is_killed_is_gone_when_its_heartbeat_expires(tmp_path: P
     async with worker(tmp_path) as program:
         await becomes(tmp_path, NodeState.ACTIVE)
         await program.kill()
-        await becomes(tmp_path, NodeState.GONE)
+        gone = await becomes(tmp_path, NodeState.GONE)
+        saw("F16", gone.state is NodeState.GONE, "the worker was killed, and its node expired")
         await program.start()
         await becomes(tmp_path, NodeState.ACTIVE)
 

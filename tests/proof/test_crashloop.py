@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults import saw
 from tests.support.node import within
 
 pytestmark = [
@@ -35,5 +36,6 @@ async def test_a_short_crash_loop_loses_nothing_and_does_nothing_twice() -> None
     told = {figure["name"]: figure for figure in json.loads(figures)}
     assert all(figure["holds"] for figure in told.values())
     assert (told["kills_of_codexd"]["value"], told["kills_in_startup"]["value"]) == (KILLS, KILLS / 3)
+    saw("F01", told["kills_of_codexd"]["value"] == KILLS, f"codexd was killed {KILLS} times by an outsider")
     assert told["kills_of_child"]["value"] + told["kills_of_keeper"]["value"] >= 2
     assert told["events_lost"]["n"] > 0

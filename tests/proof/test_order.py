@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.proof.order import Order, traced
+from tests.support.faults import saw
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -28,6 +29,7 @@ async def test_codexd_tells_nothing_that_is_not_synced(tmp_path: Path) -> None:
     assert order.early == []
     assert order.words > ACKS
     assert order.syncs > 0
+    saw("F48", order.words > ACKS, f"{order.words} words and {order.syncs} syncs in the order of their system calls")
 
 
 @needs_strace
@@ -35,6 +37,7 @@ async def test_a_log_that_does_not_sync_its_commits_is_seen(tmp_path: Path) -> N
     order = await traced(tmp_path / "node", acks=ACKS, unsynced=True)
     assert order.words > ACKS
     assert len(order.early) > ACKS
+    saw("F48", order.early, f"of {order.words} words {len(order.early)} left before a sync, on a log with NORMAL")
 
 
 def test_a_word_counts_once_and_only_its_own_sync_counts() -> None:

@@ -1,0 +1,197 @@
+"""Faults F01 to F63 (processes, the child's bytes, storage, the host): what is done, and which tests make it.
+
+A row counts as survived only if its tests pass and say that its fault was seen (`tests.support.faults.saw`): `make
+proof` counts. Rows read as they do since there is a keeper: what a dead codexd leaves goes on, and is not ended.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+F: Final = "tests/fault/"
+P: Final = "tests/proof/"
+
+
+class Row(NamedTuple):
+    """`tests` are node ids; without any, `why` says why nobody makes this fault."""
+
+    id: str
+    fault: str
+    tests: tuple[str, ...]
+    why: str = ""
+
+
+CATALOGUE: Final = (
+    # Processes
+    Row(
+        "F01",
+        "codexd is killed at random under load",
+        (
+            f"{F}test_kills.py::test_twenty_random_kills_of_codexd_lose_nothing_and_repeat_nothing",
+            f"{P}test_crashloop.py::test_a_short_crash_loop_loses_nothing_and_does_nothing_twice",
+        ),
+    ),
+    Row(
+        "F02",
+        "codexd is killed within a commit, at its sync, before an answer",
+        (f"{F}test_failpoints.py::test_killed_at_this_point_it_comes_back_with_all_that_it_answered",),
+    ),
+    Row("F03", "codexd stands still for a while, and goes on", (), "open"),
+    Row(
+        "F04",
+        "codexd gets SIGTERM in mid-turn, and a second one",
+        (
+            f"{F}test_stop.py::test_a_stop_in_mid_turn_interrupts_it_and_leaves_no_process",
+            f"{F}test_stop.py::test_a_drain_takes_no_turn_and_a_second_signal_ends_it",
+        ),
+    ),
+    Row(
+        "F05",
+        "the child is killed in mid-turn",
+        (f"{F}test_kills.py::test_the_death_of_the_child_ends_its_turn_and_is_told_before",),
+    ),
+    Row("F06", "the child exits with 0 in mid-turn", (), "open"),
+    Row("F07", "the child hangs", (f"{F}test_watch.py::test_a_frozen_codex_is_found_ended_and_replaced",)),
+    Row(
+        "F08",
+        "every child exits at once",
+        (f"{F}test_stop.py::test_a_child_that_always_ends_is_told_and_tried_ever_later",),
+    ),
+    Row("F09", "the child never answers initialize", (), "open"),
+    Row("F10", "the child never answers turn/start", (), "open"),
+    Row("F11", "answers too late, twice, to nobody, with an id of another type", (), "open"),
+    Row("F12", "turn/completed twice", (), "open"),
+    Row(
+        "F13",
+        "the child ignores EOF and SIGTERM",
+        (f"{F}test_keeper_child.py::test_a_child_that_ignores_eof_and_term_is_killed",),
+    ),
+    Row(
+        "F14",
+        "grandchildren: plain, in the background, with setsid, double-forked",
+        (
+            f"{F}test_interrupt.py::test_a_live_command_and_its_children_are_dead_before_it_is_told",
+            f"{F}test_keeper_child.py::test_a_grandchild_in_its_own_session_is_killed_at_the_end",
+        ),
+    ),
+    Row("F15", "the keeper dies with such grandchildren below it", (), "open"),
+    Row(
+        "F16",
+        "the holder of a lease is killed",
+        (
+            f"{F}test_leadership.py::test_the_standby_takes_over_when_the_leader_is_killed",
+            f"{F}test_worker.py::test_one_that_is_killed_is_gone_when_its_heartbeat_expires",
+        ),
+    ),
+    Row("F17", "the child gets no more memory", (), "open"),
+    Row(
+        "F18",
+        "500 orphans end below the keeper",
+        (f"{F}test_keeper_child.py::test_orphans_that_end_are_reaped_while_the_child_lives",),
+    ),
+    # The child's bytes
+    Row(
+        "F20",
+        "lines that are no messages",
+        (f"{F}test_child_bytes.py::test_lines_that_are_no_messages_are_told_and_passed_over",),
+    ),
+    Row(
+        "F21",
+        "half a line, then the end",
+        (f"{F}test_child_bytes.py::test_a_line_that_its_end_cut_short_does_not_count",),
+    ),
+    Row(
+        "F22",
+        "a line of 10 MB, and one of 40 MB",
+        (f"{F}test_child_bytes.py::test_a_long_line_is_read_and_an_endless_one_is_skipped",),
+    ),
+    Row(
+        "F23",
+        "bytes that are no UTF-8, NUL",
+        (f"{F}test_child_bytes.py::test_bytes_that_are_no_utf_8_are_told_and_stored_as_text",),
+    ),
+    Row("F24", "a flood of events", (f"{F}test_child_bytes.py::test_a_flood_of_events_is_taken_whole",)),
+    Row(
+        "F25",
+        "a flood of stderr",
+        (
+            f"{F}test_child_bytes.py::test_a_flood_of_stderr_blocks_nothing_and_leaves_its_end",
+            f"{F}test_keeper_child.py::test_of_a_flood_of_stderr_the_end_is_kept",
+        ),
+    ),
+    Row(
+        "F26",
+        "the child closes its stdin, its stdout or its stderr, and lives",
+        (
+            f"{F}test_watch.py::test_a_codex_that_no_longer_hears_or_speaks_is_hung",
+            f"{F}test_watch.py::test_without_its_stderr_it_lives_on",
+        ),
+    ),
+    Row(
+        "F27",
+        "the child reads no more",
+        (f"{F}test_keeper.py::test_a_child_that_does_not_read_blocks_nothing_and_fills_no_memory",),
+    ),
+    Row(
+        "F28",
+        "numbers and depths that no reader can take",
+        (f"{F}test_child_bytes.py::test_numbers_and_depths_that_no_reader_can_take_are_told",),
+    ),
+    Row("F29", "a flood of questions, and questions of unknown kinds", (), "open"),
+    Row(
+        "F30",
+        "escapes, bidi and HTML in an answer",
+        (f"{F}test_child_bytes.py::test_what_would_act_is_stored_as_it_was_and_shown_as_text",),
+    ),
+    # Storage
+    Row("F40", "the disk is full: while codexd runs, at its start, during a checkpoint", (), "open"),
+    Row("F41", "the state folder is read-only", (), "open"),
+    Row("F42", "EIO at a write or a sync", (), "open"),
+    Row("F43", "slow writes", (), "open"),
+    Row(
+        "F44",
+        "the log is cut short, or an older copy of it",
+        (f"{F}test_stop.py::test_a_log_that_went_back_is_another_log",),
+    ),
+    Row("F45", "the log is damaged", (), "open"),
+    Row(
+        "F46",
+        "the log is of a newer release",
+        (f"{F}test_stop.py::test_the_log_of_a_newer_release_is_refused_and_left_alone",),
+    ),
+    Row("F47", "the high-water mark is torn", (), "open"),
+    Row(
+        "F48",
+        "an answer before its sync",
+        (
+            f"{P}test_order.py::test_codexd_tells_nothing_that_is_not_synced",
+            f"{P}test_order.py::test_a_log_that_does_not_sync_its_commits_is_seen",
+        ),
+    ),
+    Row("F49", "a long reader holds up the checkpoint", (), "open"),
+    Row("F50", "no inodes are left", (), "open"),
+    Row("F51", "the token, lock or mark file is removed while codexd runs", (), "open"),
+    # The host
+    Row("F55", "the wall clock jumps", (), "open"),
+    Row("F56", "the machine sleeps", (), "open"),
+    Row("F57", "no descriptors are left", (), "open"),
+    Row("F58", "no memory is left to codexd", (), "open"),
+    Row("F59", "no process can be started", (), "open"),
+    Row("F60", "the port is in use", (f"{F}test_stop.py::test_a_taken_port_is_refused",)),
+    Row(
+        "F61",
+        "two codexd on one state folder",
+        (f"{F}test_stop.py::test_a_second_codexd_on_the_same_state_is_refused_and_disturbs_nothing",),
+    ),
+    Row(
+        "F62",
+        "Codex is missing, cannot be run, is too old",
+        (
+            f"{F}test_stop.py::test_without_codex_reads_go_on_and_turns_are_refused",
+            f"{F}test_child.py::test_what_can_never_start_is_not_tried_again_until_it_changes",
+            f"{F}test_child.py::test_a_codex_that_is_too_old_is_ended_and_named",
+        ),
+    ),
+    Row("F63", "no HOME, no locale, no TMPDIR, closed standard streams", (), "open"),
+)
+"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51 and F55 to F63."""
