@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,9 @@ import apsw
 
 BUSY_MS: Final = 5000
 """Milliseconds to wait for a lock. There is one writer, so only a checkpoint or a backup is ever waited for."""
+
+AGAIN_S: Final = 0.01
+"""Seconds between two tries to make a new file one of WAL, where SQLite itself does not wait for the lock."""
 
 
 def open_writer(path: Path) -> apsw.Connection:
@@ -18,8 +22,8 @@ def open_writer(path: Path) -> apsw.Connection:
     """
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(BUSY_MS)
+    _use_wal(connection)
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=FULL",
         "fullfsync=ON",  # macOS only: there fsync alone does not reach the disk
         "checkpoint_fullfsync=ON",
@@ -32,6 +36,20 @@ def open_writer(path: Path) -> apsw.Connection:
     ):
         connection.execute(f"PRAGMA {pragma}")
     return connection
+
+
+def _use_wal(connection: apsw.Connection) -> None:
+    """Programs that open a new file at once all want to change it, and SQLite tells all but one at once: busy."""
+    until = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except apsw.BusyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(AGAIN_S)
+        else:
+            return
 
 
 def open_reader(path: Path) -> apsw.Connection:

@@ -32,7 +32,7 @@ class Notebook:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.told: list[str] = []
-        self.pid = 1
+        self.pid: int | None = 1
 
     def path(self, service: Service) -> Path:
         return self.folder / service.unit
@@ -78,6 +78,7 @@ class Desk:
         self.host = Notebook(node.folder)
         self.said: list[str] = []
         self.operator = Operator(self.config, self.host, say=self.said.append)
+        self.dry = Operator(self.config, self.host, say=self.said.append, dry_run=True)
         for service in self.services:
             self.host.path(service).write_bytes(self.host.render(service))
 
@@ -102,6 +103,26 @@ async def test_a_reload_announces_restarts_and_waits_for_codexds_healthz_only(no
     assert sum("wait for" in step for step in desk.said) == 1
     assert await node.stop() == 0
     assert '"event":"handed over"' in node.log
+
+
+async def test_a_dry_run_tells_of_the_announcement_where_codexd_runs_and_does_nothing(node: Node) -> None:
+    desk = Desk(node)
+    codexd, status_api = desk.services
+    announce = "would codexd: announce the hand-over, so that running turns go on"
+    rest = ["would codexd: restart", "would codexd: wait for /healthz"]
+    desk.dry.restart((codexd, status_api))
+    assert desk.said == [announce, *rest, "would status-api: restart"]
+    desk.said.clear()
+    desk.host.path(codexd).write_text("another description")
+    desk.dry.install((codexd,))
+    assert desk.said[2:5] == [announce, *rest]
+    desk.said.clear()
+    desk.host.pid = None
+    desk.dry.restart((codexd,))
+    assert desk.said == rest
+    desk.dry.install((codexd,))
+    assert "would codexd: start" in desk.said
+    assert desk.host.told == []
 
 
 async def test_a_codexd_that_takes_no_announcement_is_not_restarted(node: Node) -> None:

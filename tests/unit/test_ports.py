@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
+import psutil
 import pytest
 
 from baa.http.ports import holder_of
@@ -59,3 +60,18 @@ def test_another_users_port_is_not_called_free() -> None:
         with os.fdopen(answer) as file:
             said = file.read()
     assert said == 'Holder(told="one of another user\'s", pid=None, argv=())'
+
+
+def test_where_the_system_tells_all_only_to_root_each_user_learns_of_the_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS does it."""
+
+    def refused(kind: str) -> list[object]:
+        raise psutil.AccessDenied(0, kind)
+
+    monkeypatch.setattr(psutil, "net_connections", refused)
+    with listening("127.0.0.1") as sock:
+        port = sock.getsockname()[1]
+        holder = holder_of("127.0.0.1", port)
+        assert holder is not None
+        assert holder.pid == os.getpid()
+    assert holder_of("127.0.0.1", port) is None

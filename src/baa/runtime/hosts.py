@@ -19,6 +19,9 @@ from baa.runtime.services import Service
 CALL_S: Final = 120.0
 """Seconds for one call, beside what a stop may take: a start may take 90."""
 
+KILLED_S: Final = 5.0
+"""Seconds for launchd to be rid of a job whose stop took all of its time, so that it was killed."""
+
 
 class State(Struct, frozen=True, kw_only=True):
     """What the service manager says of a service. `restarts`: since it was started by hand; None = it does not say."""
@@ -172,12 +175,18 @@ class Launchd:
 
     def stop(self, service: Service) -> None:
         """Unload it: a job that is kept alive is stopped in no other way."""
-        if self._loaded(service):
-            self._launchctl("bootout", f"{self._domain}/{service.label}")
-        until = (
-            time.monotonic() + service.stop_seconds
-        )  # bootout does not wait, and what goes on cannot be loaded again
-        while self._loaded(service) and time.monotonic() < until:
+        if not self._loaded(service):
+            return
+        # It may say "in progress" (36) and does not wait; and what goes on cannot be loaded again.
+        said = _call(["launchctl", "bootout", f"{self._domain}/{service.label}"])
+        until = time.monotonic() + service.stop_seconds + KILLED_S
+        while self._loaded(service):
+            if time.monotonic() > until:
+                raise CannotStart(
+                    f"{service.label} does not end: {said.stderr.strip() or 'launchd goes on with it'}."
+                    " See `baa service status`.",
+                    exit_code=EX_UNAVAILABLE,
+                )
             time.sleep(0.1)
 
     def restart(self, service: Service) -> None:

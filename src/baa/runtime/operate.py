@@ -126,7 +126,12 @@ class Operator:
             act(*args, **kwargs)
 
     def _runs(self, service: Service) -> bool:
-        return not self._dry and self._host.state(service).pid is not None
+        try:
+            return self._host.state(service).pid is not None
+        except CannotStart:
+            if self._dry:  # what cannot be asked runs nothing; who does it in earnest is told
+                return False
+            raise
 
     def _write(self, service: Service) -> None:
         path = self._host.path(service)
