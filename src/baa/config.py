@@ -169,6 +169,11 @@ class Config(Struct, frozen=True, kw_only=True):
         """The folder of the node's two tokens."""
         return self.home / "state" / "tokens"
 
+    @property
+    def backups_dir(self) -> Path:
+        """Where backups go for which nobody names another place."""
+        return self.home / "state" / "backups"
+
     def logs_of(self, program: str) -> Path:
         """The folder of a program's log, `program`.jsonl."""
         return self.logs_dir if program == "codexd" else self.home / "logs" / program

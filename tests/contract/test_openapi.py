@@ -44,6 +44,7 @@ UNSEEN: Final = {
     "internal_error": "it would be a mistake of ours",
     "starting": "codexd would have to hang",
     "overloaded": "it takes a thousand commands at once, or a thousand waiting turns",
+    "storage_full": "the disk would have to be full",
     "codex_failed": "Codex would have to answer what it never does",
 }
 
@@ -154,6 +155,9 @@ async def _about_itself(asker: Asker) -> None:
     assert 'codexd_child_state{state="ready"} 1\n' in (await asker.ask("metrics"))["text"]
     assert (await asker.ask("handover", {"expiresInMs": 1}))["answered"] == 202
     await asker.refused("invalid_request", "handover", {"expiresInMs": 600_001})
+    assert (await asker.ask("makeBackup"))["answered"] == 201
+    assert (await asker.ask("makeBackup", {"to": str(asker.node.folder / "copy")}))["answered"] == 201
+    await asker.refused("invalid_request", "makeBackup", {"to": str(asker.node.folder / "copy")})
 
 
 async def _refused_at_the_door(asker: Asker) -> None:
@@ -372,6 +376,7 @@ async def _draining(folder: Path) -> set[tuple[str, int, str]]:
             await asker.refused("draining", "forkSession", sessionId=session_id)
             await asker.refused("draining", "handover", {})
             await asker.refused("draining", "restartChild", {})
+            await asker.refused("draining", "makeBackup", {})
             model.release("long")
             assert (await _end(asker, turn_id))["status"] == "completed"
         assert await node.ended() == 0

@@ -28,6 +28,7 @@ def daemon(*, loop_moved: float, log_moved: float) -> Daemon:
         handover=stands_in(),
         patience=stands_in(),
         retention=stands_in(),
+        backups=stands_in(),
     )
 
 

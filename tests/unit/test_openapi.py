@@ -17,6 +17,7 @@ from baa.api.events import PAYLOADS, EventType
 from baa.api.sessions import Sandbox
 from baa.clock import SystemClock
 from baa.codexd import http
+from baa.codexd.backup import Backups
 from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog
 from baa.codexd.handover import Announcement
@@ -86,6 +87,7 @@ async def routes(folder: Path) -> RouteTable:
             handover=Announcement(clock),
             patience=Patience(),
             retention=Retention(log, Limits(0, 0, 0), clock=clock),
+            backups=Backups(log.path, folder, Patience()),
         )
         return http.application(daemon, Policy(Sandbox.READ_ONLY, (), ()), EVENTS)[1]
     finally:

@@ -9,13 +9,19 @@ from msgspec import UNSET, Struct, UnsetType
 from baa.api.events import Event
 from baa.api.interactions import Interaction
 from baa.api.sessions import Session, Turn
-from baa.api.status import Handover
+from baa.api.status import Backup, Handover
 
 
 class Healthy(Struct, frozen=True):
     """The main loop and the log's writer both moved of late."""
 
     status: Literal["ok"]
+
+
+class BackupAnswer(Struct, frozen=True):
+    """The backup, complete and verified."""
+
+    backup: Backup
 
 
 class HandoverAnswer(Struct, frozen=True):

@@ -141,6 +141,35 @@ class RestartChild(Struct, rename="camel", forbid_unknown_fields=True, kw_only=T
     force: bool = False
 
 
+class MakeBackup(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Body of `POST /v1/codexd/status/backup`. `to`: the folder to make, as an absolute path; it must not exist yet."""
+
+    to: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+
+
+class Manifest(Struct, rename="camel", kw_only=True, frozen=True):
+    """What a backup's `manifest.json` says of it: of which log it is, how far that was, and what its file must be.
+
+    `head` and `oldest` are seqs, `schema` is the tables' version, `bytes` and `sha256` are the file's.
+    """
+
+    epoch: str
+    head: int
+    oldest: int
+    schema: int
+    bytes: int
+    sha256: str
+    version: str
+    at: str
+
+
+class Backup(Struct, rename="camel", kw_only=True, frozen=True):
+    """A backup that was made and verified: its folder, and its manifest."""
+
+    path: str
+    manifest: Manifest
+
+
 class Handover(Struct, rename="camel", kw_only=True, frozen=True):
     """Until when SIGTERM is a hand-over: codexd ends then, and leaves its child and all turns to the next codexd."""
 

@@ -54,6 +54,62 @@ def run_services(
     return run(service, all_services=all_services, config_file=config, as_json=json)
 
 
+@app.command(name="backup")
+def back_up(
+    to: Annotated[Path | None, Parameter(show_default=False)] = None,
+    *,
+    config: Annotated[Path | None, Parameter(show_default=False)] = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Copy codexd's log into a new folder, while codexd runs and turns go on, or while it does not.
+
+    The copy is verified before the command says that it is done. It holds sessions, turns, ledgers and events; Codex's
+    own folder (its login and threads) is not in it.
+
+    Example: `baa backup /mnt/safe/monday`
+
+    Parameters
+    ----------
+    to:
+        The folder to make; without it one below state/backups, named after the time.
+    config:
+        The configuration file; without it BAA_CONFIG, else baa.toml in your configuration folder.
+    json:
+        JSON for programs.
+    """
+    from baa.cli.backup import backup
+
+    return backup(to, config_file=config, as_json=json)
+
+
+@app.command(name="restore")
+def restore_backup(
+    backup: Path,
+    *,
+    config: Annotated[Path | None, Parameter(show_default=False)] = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Put a backup in the place of codexd's log, here or on another machine. codexd must not run.
+
+    The backup is verified first. The log that is there is set aside in the state folder, never deleted. The next codexd
+    ends what still ran, tells turns that were open as lost, and every cursor of before as expired.
+
+    Example: `baa restore /mnt/safe/monday`
+
+    Parameters
+    ----------
+    backup:
+        The folder that `baa backup` made.
+    config:
+        The configuration file; without it BAA_CONFIG, else baa.toml in your configuration folder.
+    json:
+        JSON for programs.
+    """
+    from baa.cli.backup import restore
+
+    return restore(backup, config_file=config, as_json=json)
+
+
 app.command("baa.cli.service:app", name="service")
 app.command("baa.cli.node:app", name="node")
 

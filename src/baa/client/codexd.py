@@ -20,10 +20,10 @@ import httpx2
 import msgspec
 
 from baa import config as configuration
-from baa.api.answers import AcceptedTurn, Healthy, SessionAnswer, SessionPage, TurnAnswer
+from baa.api.answers import AcceptedTurn, BackupAnswer, Healthy, SessionAnswer, SessionPage, TurnAnswer
 from baa.api.events import EventType
 from baa.api.sessions import CreateSession, Session, StartTurn, Turn
-from baa.api.status import RestartChild, Status
+from baa.api.status import Backup, RestartChild, Status
 from baa.client import answers
 from baa.client.discovery import START_IT, Location, Unreachable, locate
 from baa.client.events import EventStream
@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 PATIENCE_S: Final = 30.0
 """Seconds for which a codexd that was met before is looked for: a restart takes less than one."""
+
+BACKUP_S: Final = 6 * 3600.0
+"""Seconds for a backup, at most."""
 
 ANSWER_S: Final = 10.0
 """Seconds for an answer, beside what the request itself waits for."""
@@ -72,6 +75,15 @@ class Codexd:
         """
         body = msgspec.json.encode(RestartChild(force=force))
         return await self._ask("POST", "/v1/codexd/status/child/restart", Status, body=body, repeatable=not force)
+
+    async def backup(self, to: str | None = None) -> Backup:
+        """A verified copy of the log, made while codexd runs: in the new folder `to`, or where codexd keeps them.
+
+        Not asked again when the answer is lost: the copy may be there.
+        """
+        body = msgspec.json.encode({} if to is None else {"to": to})
+        path = "/v1/codexd/status/backup"
+        return (await self._ask("POST", path, BackupAnswer, body=body, wait_s=BACKUP_S)).backup
 
     async def create_session(self, asked: CreateSession) -> Session:
         """A new session. Not asked again when the answer is lost: the session may be there."""
@@ -177,5 +189,6 @@ def _unreachable(error: Exception, request: str, *, never_sent: bool) -> Unreach
         return Unreachable(f"codexd does not answer ({error}). {START_IT}")
     return Unreachable(
         f"codexd went away before it answered {request} ({type(error).__name__}): it may have done it, or not. Look at"
-        " its sessions and events; a turn with an Idempotency-Key can simply be asked for again."
+        " its sessions and events; a turn with an Idempotency-Key can simply be asked for again.",
+        maybe_done=True,
     )

@@ -41,13 +41,14 @@ def address_of(config: Config, name: Literal["codexd", "conductor", "status_api"
 
 
 class Unreachable(Exception):
-    """Nobody answers as codexd; `message` says what to do. What was asked may have been done, unless it says not."""
+    """Nobody answers as codexd; `message` says what to do. `maybe_done`: what was asked may have been done."""
 
     exit_code = EX_UNAVAILABLE
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, maybe_done: bool = False) -> None:
         super().__init__(message)
         self.message = message
+        self.maybe_done = maybe_done
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from baa.clock import Clock, SystemClock, rfc3339
 from baa.codexd import http, leftovers, lifecycle, reading, restore, schema
 from baa.codexd.aftermath import Aftermath, Whose
 from baa.codexd.appserver.keeper_link import KeeperNewer
+from baa.codexd.backup import Backups
 from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog, LogFailed, Transaction
 from baa.codexd.handover import Announcement
@@ -98,6 +99,7 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
             version=__version__,
         )
         looks = Watching(config.watch_ms, config.child_soft_mib, config.child_hard_mib)
+        patience = Patience()
         supervisor = Supervisor(main_loop, setting, looks, clock=clock)
         daemon = Daemon(
             daemon_id=log.daemon_id,
@@ -112,8 +114,9 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
             supervisor=supervisor,
             subscriptions=Subscriptions(log),
             handover=Announcement(clock),
-            patience=Patience(),
+            patience=patience,
             retention=Retention(log, _limits(config), clock=clock),
+            backups=Backups(log.path, config.backups_dir, patience),
         )
         left = restore.living(connection, setting.keepers, clock)
         connection.close()

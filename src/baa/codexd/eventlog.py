@@ -79,6 +79,8 @@ class EventLog:
         self.head: int = next(self._connection.execute("SELECT coalesce(max(seq), 0) FROM event"))[0]
         self.oldest = int(self.meta("oldest"))
         self.appended_bytes = 0
+        told = self._connection.execute("SELECT value FROM meta WHERE key = 'went_back'").fetchone()
+        self.went_back: str | None = None if told is None else str(told[0])
         self.tail: deque[Stored] = deque()
         self._tail_bytes = 0
         self._changed = asyncio.Event()
@@ -117,6 +119,7 @@ class EventLog:
         """From this transaction on it is another log: every cursor given so far is worth nothing."""
         epoch = _new_epoch(self._clock.utc_ms())
         transaction.statements.append(("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,)))
+        transaction.statements.append(("DELETE FROM meta WHERE key = 'went_back'", ()))
         transaction.done.append(lambda _: setattr(self, "epoch", epoch))
 
     async def room(self) -> None:

@@ -17,7 +17,7 @@ from baa.api import events as e
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
 from baa.api.events import EventType
 from baa.api.sessions import NoFields
-from baa.api.status import AnnounceHandover, RestartChild
+from baa.api.status import AnnounceHandover, MakeBackup, RestartChild
 from baa.codexd import http_sessions, http_turns, metrics, openapi
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.policy import Policy
@@ -99,7 +99,14 @@ def _about_itself(daemon: Daemon) -> list[Any]:
         await daemon.supervisor.restart(force=asked.force)
         return answer(msgspec.to_builtins(daemon.status()), 202)
 
-    return [healthz, status, announce_handover, drain, restart_child]
+    @post("/v1/codexd/status/backup", opt={OPT: "drive"})
+    async def back_up(request: Asked) -> Response[bytes]:
+        asked = await optional_body(request, MakeBackup)
+        if daemon.loop.draining:
+            raise Unavailable(Code.DRAINING, "codexd is stopping already. Ask the next one.")
+        return answer({"backup": msgspec.to_builtins(await daemon.backups.make(asked))}, 201)
+
+    return [healthz, status, announce_handover, drain, restart_child, back_up]
 
 
 def _described(daemon: Daemon, events_path: str) -> list[Any]:

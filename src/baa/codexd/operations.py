@@ -12,6 +12,7 @@ from typing import Any, Final
 from baa.api import ids
 from baa.api.answers import (
     AcceptedTurn,
+    BackupAnswer,
     EventPage,
     HandoverAnswer,
     Healthy,
@@ -26,7 +27,7 @@ from baa.api.errors import Code
 from baa.api.events import EventType
 from baa.api.interactions import AnswerInteraction
 from baa.api.sessions import CreateSession, NoFields, RenewTurn, SessionStatus, StartTurn, SteerTurn
-from baa.api.status import AnnounceHandover, RestartChild, Status
+from baa.api.status import AnnounceHandover, MakeBackup, RestartChild, Status
 from baa.codexd.request import KEY_MAX, PAGE, PAGE_MAX, WAIT_MAX_MS
 from baa.http.guard import Access
 
@@ -160,6 +161,7 @@ ABOUT: Final[dict[Code, str]] = {
     Code.CODEX_NOT_LOGGED_IN: "Codex needs a login and has none",
     Code.DRAINING: "codexd stops, or takes nothing new",
     Code.STARTING: "codexd makes no progress",
+    Code.STORAGE_FULL: "the disk takes no more: free some space",
 }
 
 
@@ -213,6 +215,16 @@ def _about_itself() -> tuple[Operation, ...]:
             body=RestartChild,
             body_optional=True,
             codes=(*READS_BODY, Code.DRAINING),
+        ),
+        _post(
+            "makeBackup",
+            f"{status}/backup",
+            "A copy of the log in a new folder, made while turns go on, and verified before it is told.",
+            status=201,
+            data=BackupAnswer,
+            body=MakeBackup,
+            body_optional=True,
+            codes=(*READS_BODY, *TAKES, Code.DRAINING, Code.STORAGE_FULL),
         ),
         _get(
             "openapi",

@@ -201,6 +201,16 @@ FOLDED: Final = ("session", "turn", "item", "interaction", "idempotency_key")
 """The tables that follow from the events alone."""
 
 
+BORN: Final = {
+    "session": "created_seq >= ?1",
+    "turn": "queued_seq >= ?1",
+    "item": "turn_id IN (SELECT turn_id FROM {log}.turn WHERE queued_seq >= ?1)",
+    "interaction": "asked_seq >= ?1",
+    "idempotency_key": "turn_id IN (SELECT turn_id FROM {log}.turn WHERE queued_seq >= ?1)",
+}
+"""Which rows of each of them were born from a seq on, as SQL; `{log}` is the database that they stand in."""
+
+
 class NewerSchema(Exception):
     """The file was written by a newer release: reading it as ours could lose what we do not know of."""
 

@@ -15,6 +15,7 @@ from baa.api.status import (
 )
 from baa.clock import Clock
 from baa.codexd import reading
+from baa.codexd.backup import Backups
 from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog
 from baa.codexd.handover import Announcement
@@ -48,6 +49,7 @@ class Daemon:
     handover: Announcement
     patience: Patience
     retention: Retention
+    backups: Backups
 
     def healthy(self) -> bool:
         """Whether the main loop and the log's writer both moved of late."""

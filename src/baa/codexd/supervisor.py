@@ -95,7 +95,9 @@ class Supervisor:
         swept = await leftovers.sweep(self._setting.keepers, None if left is None else left.folder)
         for pid in swept.ended:
             _log.warning("keeper.ended", pid=pid, why="it is not the recorded one")
-        if swept.newest > self._loop.child.generation:  # each is in the log before its folder is made
+        if self._loop.log.went_back is not None:
+            await self._say_log_went_back(self._loop.log.went_back)
+        elif swept.newest > self._loop.child.generation:  # each is in the log before its folder is made
             await self._say_log_went_back("the log knows only older children than there were")
         if left is None:
             return

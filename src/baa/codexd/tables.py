@@ -38,13 +38,33 @@ class _Body(msgspec.Struct, rename="camel"):
     payload: Raw
 
 
-def fold(connection: apsw.Connection) -> None:
-    """Make the tables from all events that there are; they must be empty."""
+ASKING: Final = frozenset(
+    {EventType.INTERACTION_REQUESTED, EventType.INTERACTION_RESOLVED, EventType.INTERACTION_EXPIRED}
+)
+"""What makes a row of its own: a question can be told without the turn or session that it belongs to."""
+
+
+def fold(connection: apsw.Connection, source: apsw.Connection | None = None) -> None:
+    """Make the tables, which must be empty, from all events that `source` has (without one: `connection` itself).
+
+    Where the first events were cut, only what was born after the cut is made: of the rest there is no beginning.
+    """
     read = msgspec.json.Decoder(_Body)
-    for (body,) in connection.execute("SELECT body FROM event WHERE type != 'item.delta' ORDER BY seq"):
+    born: set[str | None] = {None}
+    query = "SELECT body FROM event WHERE type != 'item.delta' ORDER BY seq"
+    for (body,) in (source or connection).execute(query):
         event = read.decode(body)
-        row = (event.session_id, event.turn_id, event.seq, event.at)
-        project(connection, EventType(event.type), row, bytes(event.payload))
+        type_ = EventType(event.type)
+        if type_ is EventType.SESSION_REGISTERED:
+            born.add(event.session_id)
+        elif type_ is EventType.TURN_QUEUED and not _queued.decode(event.payload).requeued:
+            born.add(event.turn_id)
+        owner_id = event.session_id if event.turn_id is None else event.turn_id
+        if owner_id in born or type_ in ASKING:
+            project(connection, type_, (event.session_id, event.turn_id, event.seq, event.at), bytes(event.payload))
+
+
+_queued: Final = msgspec.json.Decoder(e.TurnQueued)
 
 
 TOKENS_MAX: Final = 1 << 53
