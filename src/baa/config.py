@@ -83,6 +83,7 @@ class CodexdFile(Struct, frozen=True, forbid_unknown_fields=True):
     log_age_ms: int = 2_592_000_000
     log_delta_ms: int = 86_400_000
     log_bytes: int = 2_147_483_648
+    answer_ms: int = 60_000
     watch_ms: int = 10_000
     child_soft_mib: int = 1024
     child_hard_mib: int = 4096
@@ -154,6 +155,7 @@ class Config(Struct, frozen=True, kw_only=True):
     log_age_ms: int
     log_delta_ms: int
     log_bytes: int
+    answer_ms: int
     watch_ms: int
     child_soft_mib: int
     child_hard_mib: int
@@ -207,8 +209,8 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         raise CannotStart("log_age_ms and log_delta_ms are milliseconds, log_bytes is bytes: 0 (no limit) or more.")
     if codexd.interaction_deadline_ms < 1:
         raise CannotStart("interaction_deadline_ms is milliseconds: 1 or more. A question cannot wait for ever.")
-    if codexd.watch_ms < 1:
-        raise CannotStart("watch_ms is milliseconds: 1 or more. A child that hangs must be found.")
+    if min(codexd.watch_ms, codexd.answer_ms) < 1:
+        raise CannotStart("watch_ms and answer_ms are milliseconds: 1 or more. A child that hangs must be found.")
     if min(codexd.child_soft_mib, codexd.child_hard_mib) < 0:
         raise CannotStart("child_soft_mib and child_hard_mib are MiB: 0 (no limit) or more.")
     if file.worker.slots < 1:
@@ -236,6 +238,7 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         log_age_ms=codexd.log_age_ms,
         log_delta_ms=codexd.log_delta_ms,
         log_bytes=codexd.log_bytes,
+        answer_ms=codexd.answer_ms,
         watch_ms=codexd.watch_ms,
         child_soft_mib=codexd.child_soft_mib,
         child_hard_mib=codexd.child_hard_mib,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,16 +24,31 @@ from tests.support.judge import Told, told
 from tests.support.script import SETTINGS
 
 WAIT_S = 20
+HOP_S = 1.0
 ASKED = TurnRequest(prompt="go")
 Message = dict[str, Any]
+
+
+class MovedClock:
+    """The machine's clock, and what the test adds to it."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+    def utc_ms(self) -> int:
+        return SystemClock().utc_ms()
 
 
 class Bench:
     """A main loop that runs, with one child: `says` is what the child writes, `sent` what codexd has for it."""
 
-    def __init__(self, log: EventLog, loop: MainLoop, folder: Path) -> None:
+    def __init__(self, log: EventLog, loop: MainLoop, folder: Path, clock: MovedClock) -> None:
         self.log = log
         self.loop = loop
+        self.clock = clock
         self.commands = Commands(loop, clock=SystemClock())
         self.spool = folder / "spool"
         self.generation = Generation(1, "kpr", folder, Spool(self.spool, 0), SystemClock())
@@ -71,6 +87,15 @@ class Bench:
             await self.loop.change(lambda _: None)
         await self.loop.change(lambda _: None)  # what was read last is in the log before this
 
+    async def passes(self, seconds: float) -> None:
+        """Let time pass, in hops of which none is so long that codexd would think it slept."""
+        while seconds > 0:
+            self.clock.ahead_s += min(HOP_S, seconds)
+            seconds -= HOP_S
+            self.loop.wake()
+            for _ in range(3):
+                await self.loop.change(lambda _: None)
+
     def events(self) -> list[Told]:
         return told(self.log.reader())
 
@@ -85,12 +110,13 @@ class Bench:
 @asynccontextmanager
 async def bench(folder: Path) -> AsyncIterator[Bench]:
     log = EventLog(folder / "log.sqlite3", clock=SystemClock())
-    loop = MainLoop(log, restore.restore(log.reader(), SystemClock()), clock=SystemClock())
+    clock = MovedClock()
+    loop = MainLoop(log, restore.restore(log.reader(), SystemClock()), clock=clock)
     try:
         async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
             running = tasks.create_task(loop.run(), name="main loop")
             failing = tasks.create_task(failure_of(log), name="log")
-            yield Bench(log, loop, folder)
+            yield Bench(log, loop, folder, clock)
             running.cancel()
             failing.cancel()
     finally:

@@ -35,6 +35,7 @@ DEFAULT = Config(
     log_age_ms=30 * 24 * 3_600_000,
     log_delta_ms=24 * 3_600_000,
     log_bytes=2 << 30,
+    answer_ms=60_000,
     watch_ms=10_000,
     child_soft_mib=1024,
     child_hard_mib=4096,
@@ -93,6 +94,7 @@ interaction_deadline_ms = 4
 log_age_ms = 5
 log_delta_ms = 6
 log_bytes = 7
+answer_ms = 8
 watch_ms = 5
 child_soft_mib = 6
 child_hard_mib = 7
@@ -133,6 +135,7 @@ OF_WHOLE = Config(
     log_age_ms=5,
     log_delta_ms=6,
     log_bytes=7,
+    answer_ms=8,
     watch_ms=5,
     child_soft_mib=6,
     child_hard_mib=7,
@@ -164,6 +167,7 @@ VARIABLES: list[tuple[str, str, str, object]] = [
     ("BAA_CODEXD_LOG_AGE_MS", "5", "log_age_ms", 5),
     ("BAA_CODEXD_LOG_DELTA_MS", "6", "log_delta_ms", 6),
     ("BAA_CODEXD_LOG_BYTES", "7", "log_bytes", 7),
+    ("BAA_CODEXD_ANSWER_MS", "8", "answer_ms", 8),
     ("BAA_CODEXD_WATCH_MS", "5", "watch_ms", 5),
     ("BAA_CODEXD_CHILD_SOFT_MIB", "0", "child_soft_mib", 0),
     ("BAA_CODEXD_CHILD_HARD_MIB", "7", "child_hard_mib", 7),
@@ -315,9 +319,10 @@ def test_a_limit_of_memory_must_not_be_negative(name: str) -> None:
         load(environ=HOME | {name: "-1"})
 
 
-def test_the_child_is_always_watched() -> None:
-    with pytest.raises(CannotStart, match="watch_ms is milliseconds: 1 or more"):
-        load(environ=HOME | {"BAA_CODEXD_WATCH_MS": "0"})
+@pytest.mark.parametrize("name", ["BAA_CODEXD_WATCH_MS", "BAA_CODEXD_ANSWER_MS"])
+def test_the_child_is_always_watched(name: str) -> None:
+    with pytest.raises(CannotStart, match="watch_ms and answer_ms are milliseconds: 1 or more"):
+        load(environ=HOME | {name: "0"})
 
 
 def test_a_question_cannot_wait_for_ever() -> None:

@@ -110,7 +110,7 @@ class Life:
                 case i.ReadHistory():
                     assert self.child.ready
                     assert session.running is not None
-                    assert session.running.unresolved
+                    assert session.running.unresolved or session.running.doubted
                 case i.InterruptTurn():
                     assert session.running is not None
                     agents = {agent.codex_turn_id for agent in session.agents}
@@ -120,7 +120,8 @@ class Life:
                     assert session.running.said is not None
                 case i.UnloadThread():
                     assert self.child.ready
-                    assert not session.turns
+                    lost = [event for event in done.events if event.type is EventType.TURN_LOST]
+                    assert not session.turns or lost, "a thread in use was unloaded"
                 case i.Answer():
                     assert effect.request_id not in {question.request_id for question in session.questions}
 

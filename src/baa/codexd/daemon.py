@@ -86,7 +86,7 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
     log.on_events = lifecycle.write
     try:
         connection = open_reader(log.path)
-        periods = Periods(config.idle_ms, config.interaction_deadline_ms)
+        periods = Periods(config.idle_ms, config.interaction_deadline_ms, config.answer_ms)
         main_loop = MainLoop(log, restore.restore(connection, clock), clock=clock, periods=periods)
         setting = Setting(
             keepers=config.state_dir / "keepers",

@@ -5,9 +5,10 @@ A chunk of the spool, with all that it leads to, and the new offset, are one tra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec import structs
 
 from baa.api import events as e
 from baa.api import ids
@@ -25,6 +26,11 @@ from baa.codexd.machines.session import Session
 
 if TYPE_CHECKING:
     from baa.codexd.main_loop import MainLoop
+
+
+SESSION_ASKS_MAX: Final = 256
+ASKS_MAX: Final = 1024
+"""Open questions of one session, and of all: nobody answers more, and each costs memory. More are declined at once."""
 
 
 class Intake:
@@ -84,6 +90,8 @@ class Intake:
                 session = self._loop.sessions.of_thread(thread_id)
                 if session is None:
                     self._refuse(come.refused, generation, transaction)
+                elif len(session.questions) >= SESSION_ASKS_MAX or self._loop.sessions.questions >= ASKS_MAX:
+                    self._decline(come, generation, transaction)
                 else:
                     self._asked(session, come, generation, transaction)
             case translate.AskedNoMore(thread_id, request_id):
@@ -142,6 +150,12 @@ class Intake:
     def _refuse(self, refused: translate.Refused, generation: Generation, transaction: Transaction) -> None:
         generation.send(transaction, Line(None, refused.line))
         self._note(refused.note, refused.thread_id, transaction)
+
+    def _decline(self, asked: translate.Asked, generation: Generation, transaction: Transaction) -> None:
+        self._loop.counted["question too many"] += 1
+        no = i.Answer(asked.request_id, asked.kind, asked.request, None, None)
+        generation.send(transaction, lines.line_of(no, generation.next_number))
+        self._note(structs.replace(asked.refused.note, answered="declined"), asked.thread_id, transaction)
 
     def _initialized(self, generation: Generation, version: str, transaction: Transaction) -> None:
         if self._loop.child.state is not ChildState.STARTING:

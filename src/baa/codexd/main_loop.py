@@ -20,8 +20,10 @@ from baa.api.errors import Code, Rejected, Unavailable
 from baa.api.events import TURN_ENDS, EventType
 from baa.api.sessions import TurnStatus
 from baa.clock import Clock
+from baa.codexd import deadlines
 from baa.codexd.appserver import lines, translate
 from baa.codexd.appserver.lines import Line
+from baa.codexd.deadlines import DUE, Due
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
 from baa.codexd.intake import Intake
@@ -113,8 +115,11 @@ class MainLoop:
         self.ingest = Intake(self).ingest
         self.on_ready: Callable[[], None] = lambda: None
         self.on_handshake_failed: Callable[[translate.HandshakeFailed], None] = lambda _: None
+        self.on_useless: Callable[[str], None] = lambda _: None
         self.on_look: Callable[[i.LookForLeft], None] = lambda _: None
         for session in restored.sessions.values():
+            for due in deadlines.still_due(session):
+                self._expect(due)
             for turn in session.turns:
                 self._take_up(turn, restored.silent_ms.get(turn.turn_id))
 
@@ -218,7 +223,7 @@ class MainLoop:
         transaction = Transaction()
         for owner_id, kind in list(self.timers.over(self.sessions.asking())):
             session = self.sessions.of_owner(owner_id)
-            if session is not None:
+            if session is not None and not self._still_held(owner_id, kind):
                 self.step(session, i.TimeUp(owner_id, kind), transaction)
         self._submit(transaction)
 
@@ -302,6 +307,8 @@ class MainLoop:
                 told = msgspec.json.encode({"stop": effect.stop, "said": effect.said}).decode()
                 statement = "INSERT OR REPLACE INTO ending (owner_id, told) VALUES (?, ?)"
                 transaction.statements.append((statement, (owner_id, told)))
+            case i.EndChild(reason):
+                self.on_useless(reason)
             case i.LookForLeft():
                 transaction.done.append(lambda _: self.on_look(effect))
             case i.SteerDone(steer_id, error):
@@ -312,6 +319,20 @@ class MainLoop:
                 assert not isinstance(effect, i.OpenThread | i.HandTurn | i.ReadHistory)
             case _:
                 self._generation.send(transaction, lines.line_of(effect, self._generation.next_number))
+                self._expect(deadlines.due_of(effect))
+
+    def _expect(self, due: tuple[str, Due] | None) -> None:
+        if due is not None:
+            owner_id, (kind, after_ms, _) = due
+            self.timers.arm(owner_id, kind, min(after_ms, self.periods.answer_ms))
+
+    def _still_held(self, owner_id: str, kind: i.TimerKind) -> bool:
+        """Whether Codex was not asked yet: then its time for the answer begins later."""
+        due = DUE.get(kind)
+        if due is None or self._generation is None or not self._generation.holds(owner_id, due.asked):
+            return False
+        self._expect((owner_id, due))
+        return True
 
     def step_open(self, given: i.Input | Callable[[Session], i.Input], transaction: Transaction) -> None:
         """Give an input to every session that what happens to the child can matter to."""

@@ -81,6 +81,7 @@ class Supervisor:
         self.child_started_at: str | None = None
         loop.on_ready = self.watch.ready.set
         loop.on_handshake_failed = self._handshake_failed
+        loop.on_useless = lambda why: self._end_child(Ending(why))
 
     @property
     def generation(self) -> Generation | None:

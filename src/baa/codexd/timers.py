@@ -25,11 +25,13 @@ class Periods(NamedTuple):
     """How long what nobody asks for lasts.
 
     `idle_ms`: a thread without a turn stays subscribed; Codex keeps about 1 MiB for each, and opens one in 10 ms.
-    `interaction_deadline_ms`: a question of Codex's waits for its answer.
+    `interaction_deadline_ms`: a question of Codex's waits for its answer. `answer_ms`: the longest that Codex may take
+    for anything, where its own time for it (deadlines.py) is not shorter.
     """
 
     idle_ms: int = 60_000
     interaction_deadline_ms: int = 15 * 60_000
+    answer_ms: int = 60_000
 
 
 USUAL: Final = Periods()
@@ -83,6 +85,10 @@ class Timers:
                 "INSERT OR REPLACE INTO timer (owner_id, kind, boot_id, monotonic_ms, utc_ms) VALUES (?, ?, ?, ?, ?)"
             )
             transaction.statements.append((statement, values))
+
+    def arm(self, owner_id: str, kind: TimerKind, after_ms: int) -> None:
+        """Like `set`, for what no later codexd need know of."""
+        self._put((owner_id, kind), self.clock.monotonic() + after_ms / 1000)
 
     def clear(self, transaction: Transaction, owner_id: str) -> None:
         """Forget every timer of this owner."""

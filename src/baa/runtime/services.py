@@ -143,6 +143,7 @@ def _settings(config: Config, name: str) -> dict[str, str]:
                 "BAA_CODEXD_LOG_AGE_MS": str(config.log_age_ms),
                 "BAA_CODEXD_LOG_DELTA_MS": str(config.log_delta_ms),
                 "BAA_CODEXD_LOG_BYTES": str(config.log_bytes),
+                "BAA_CODEXD_ANSWER_MS": str(config.answer_ms),
                 "BAA_CODEXD_WATCH_MS": str(config.watch_ms),
                 "BAA_CODEXD_CHILD_SOFT_MIB": str(config.child_soft_mib),
                 "BAA_CODEXD_CHILD_HARD_MIB": str(config.child_hard_mib),

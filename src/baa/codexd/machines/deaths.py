@@ -109,17 +109,17 @@ def history_read(session: Session, given: i.HistoryRead, child: Child) -> Step:
     running = session.running
     if running is None or not running.unresolved:
         return counted(session, "late_history")
-    found = next((turn for turn in given.turns or () if _is_ours(turn, running)), None)
+    found = next((turn for turn in given.turns or () if is_ours(turn, running)), None)
     if found is None:
         said = given.error if given.turns is None else "the turn is not in it"
         return _end_untold(session, running, child, {"history": said})
     # One that was never named ran all the same, and its thread is on disk with it.
-    known = _known(session, running, found)
-    ended = _as_found(known.session, found, child)
-    return Step(ended.session, known.events + ended.events, ended.effects)
+    named = known(session, running, found)
+    return named.then(as_found(named.session, found, child))
 
 
-def _known(session: Session, running: Turn, found: i.FoundTurn) -> Step:
+def known(session: Session, running: Turn, found: i.FoundTurn) -> Step:
+    """The turn by the name that Codex's history gives it, if nothing else did."""
     if running.status is not TurnStatus.ACCEPTED:
         return Step(session)
     begun = replace(running.change(TurnChange.NAMED), codex_turn_id=found.codex_turn_id)
@@ -128,11 +128,14 @@ def _known(session: Session, running: Turn, found: i.FoundTurn) -> Step:
     return Step(replace(with_turn(session, begun), resumable=True), (started,))
 
 
-def _as_found(session: Session, found: i.FoundTurn, child: Child) -> Step:
+def as_found(session: Session, found: i.FoundTurn, child: Child) -> Step:
     """End the running turn as Codex's history tells it."""
     running = session.running
     assert running is not None
-    evidence: dict[str, Any] = {"history": found.end or "in progress", "generation": running.unresolved}
+    evidence: dict[str, Any] = {
+        "history": found.end or "in progress",
+        "generation": running.unresolved or running.generation,
+    }
     if found.end is None or found.end is i.TurnEnd.INTERRUPTED:
         return end(session, running, TurnChange.INTERRUPTED, child, reason=_reason(running), evidence=evidence)
     recovered = _recover(session, running, found, child)
@@ -159,7 +162,8 @@ def _recover(session: Session, running: Turn, found: i.FoundTurn, child: Child) 
     return done
 
 
-def _is_ours(found: i.FoundTurn, turn: Turn) -> bool:
+def is_ours(found: i.FoundTurn, turn: Turn) -> bool:
+    """Whether Codex's history tells of this turn."""
     return found.client_id == turn.turn_id or (found.codex_turn_id == turn.codex_turn_id is not None)
 
 

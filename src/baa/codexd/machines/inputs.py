@@ -83,6 +83,11 @@ class TimerKind(StrEnum):
     LEASE = "lease"  # nobody renewed the turn
     ANSWER = "answer"  # an interaction's deadline
     IDLE = "idle"  # the session has had no turn for a while
+    OPENING = "opening"  # Codex opens the session's thread
+    BEGINNING = "beginning"  # Codex begins the turn
+    STOPPING = "stopping"  # Codex ends the turn
+    CLEANING = "cleaning"  # Codex ends what the turn left running
+    TELLING = "telling"  # Codex tells of the session's turns
 
 
 class TimeUp(Struct, frozen=True):
@@ -454,6 +459,12 @@ class LookForLeft(Struct, frozen=True):
     turn_id: str
 
 
+class EndChild(Struct, frozen=True):
+    """End the child: it does not do what it must."""
+
+    reason: str
+
+
 class SteerDone(Struct, frozen=True):
     """Tell whoever wanted to steer: without an error, Codex took it."""
 
@@ -467,4 +478,4 @@ class Count(Struct, frozen=True):
     what: str
 
 
-Effect = LineEffect | SetTimer | Idle | Remember | LookForLeft | SteerDone | Count
+Effect = LineEffect | SetTimer | Idle | Remember | LookForLeft | EndChild | SteerDone | Count

@@ -164,7 +164,8 @@ def time_up(session: Session, given: i.TimeUp, child: Child) -> Step:
             if session.running is None or session.running.turn_id != given.owner_id:
                 return Step(session)  # the child died before it took the turn, which waits again
             stop = StopWish(TurnChange.EXPIRED, "stalled")
-        case i.TimerKind.LEASE:
+        case _:
+            assert given.kind is i.TimerKind.LEASE
             stop = LEASE_OVER
     return stop_turn(session, i.StopTurn(given.owner_id, stop), child)
 

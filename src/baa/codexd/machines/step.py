@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from baa.codexd.machines import deaths, progress, requests
+from baa.codexd.machines import deaths, overdue, progress, requests
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import Child
 from baa.codexd.machines.inputs import Input
@@ -27,7 +27,7 @@ _HANDLERS: Final[dict[type, _Handler[Any]]] = {
     i.StopTurn: requests.stop_turn,
     i.CloseRequested: requests.close_requested,
     i.InteractionAnswered: requests.answered,
-    i.TimeUp: requests.time_up,
+    i.TimeUp: overdue.time_up,
     i.Asked: requests.asked,
     i.AskedNoMore: requests.asked_no_more,
     i.ChildBecameReady: deaths.child_ready,
@@ -35,7 +35,7 @@ _HANDLERS: Final[dict[type, _Handler[Any]]] = {
     i.NoChildToAsk: deaths.no_child_to_ask,
     i.ChildEndedByUs: deaths.ended_by_us,
     i.LogWentBack: deaths.log_went_back,
-    i.HistoryRead: deaths.history_read,
+    i.HistoryRead: overdue.history_read,
     i.ThreadOpened: progress.thread_opened,
     i.ThreadRefused: progress.thread_refused,
     i.TurnNamed: progress.named,

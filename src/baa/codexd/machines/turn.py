@@ -94,7 +94,8 @@ class Turn:
     Codex's ids of those that completed. `unresolved` is the generation whose death left its end unknown (0 = its end is
     not in doubt), and `keeper_died` whether the spool's last bytes went with it. `stop`: it is to be ended. `said`:
     Codex interrupted it; `cleaning_in` is the generation that was then asked to end what it left, and `looking` whether
-    this codexd looks for what is still there. `final_text` is the last message, kept only for an output schema.
+    this codexd looks for what is still there. `doubted`: Codex did not answer in time, and its history is asked.
+    `final_text` is the last message, kept only for an output schema.
     """
 
     turn_id: str
@@ -110,6 +111,7 @@ class Turn:
     said: Said | None = None
     cleaning_in: int = 0
     looking: bool = False
+    doubted: bool = False
     steers: tuple[Steer, ...] = ()
     final_text: str | None = None
 
