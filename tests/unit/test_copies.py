@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -121,10 +123,15 @@ def test_a_backup_overwrites_nothing(log: Path, tmp_path: Path) -> None:
 
 def test_what_a_killed_one_had_begun_is_removed_by_the_next(log: Path, tmp_path: Path) -> None:
     left, others = tmp_path / ".old.baa-partial", tmp_path / ".mine.partial"
-    for folder in (left, others):
+    held = tmp_path / ".held.baa-partial"
+    for folder in (left, others, held):
         folder.mkdir()
-        (folder / "lock").touch()
+        (folder / copies.DATABASE).touch()
+    lock = os.open(held, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     copies.make(log, tmp_path / "backup")
+    assert held.exists()
+    os.close(lock)
 
     assert not left.exists()
     assert others.exists()

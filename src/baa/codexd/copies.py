@@ -60,7 +60,6 @@ def make(database: Path, folder: Path) -> Manifest:
                 raise CannotStart(f"The copy is not kept: {'; '.join(wrong)}.", exit_code=EX_DATAERR)
             manifest = _described(copy)
             (partial / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-            (partial / "lock").unlink()
             for path in (copy, partial / MANIFEST, partial):
                 _sync(path)
             _must_be_new(folder)
@@ -91,7 +90,7 @@ def _partial(folder: Path) -> Iterator[Path]:
         partial.mkdir(mode=0o700)
     except OSError as error:
         raise CannotStart(f"{folder} cannot be made ({error}). Name another.", exit_code=EX_CANTCREAT) from None
-    lock = os.open(partial / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield partial
@@ -102,11 +101,11 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 def remove_leftovers(parent: Path) -> None:
     """Remove what one that was killed had begun here."""
-    for path in parent.glob(f".*{PARTIAL}/lock"):
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    for path in parent.glob(f".*{PARTIAL}"):
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path.parent, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
         except BlockingIOError:
             continue
         finally:
