@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from baa.api import events as e
-from baa.api.events import Event, EventType
+from baa.api.events import Event, EventType, parse_cursor
 from baa.api.sessions import TurnRequest
 from baa.clock import SystemClock
-from baa.codexd import eventlog
+from baa.codexd import eventlog, reading
 from baa.codexd.eventlog import EventLog, LogFailed, Transaction
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.subscriptions import FRAME_BYTES, Wanted, read_on
@@ -383,6 +383,22 @@ async def test_a_page_without_a_wanted_event_moves_on_all_the_same(path: Path) -
         page = await read_on(log, wanted(log, "ses_a"), 0)
 
         assert (page.bodies, page.next) == ([], 2)
+
+
+async def test_what_is_committed_and_not_told_yet_is_on_no_page_of_the_file(path: Path) -> None:
+    """A reader that was quick to come back with that page's cursor would be told that it is ahead of the log."""
+    async with opened(path) as log:
+        await committed(log, Transaction([warning("x"), warning("y")]))
+    async with opened(path) as again:
+        again.submit(Transaction([warning("z")]))
+        while len(stored(path)) < 3:  # the loop must not run, for then it is told
+            pass
+        assert again.head == 2
+        page = reading.events(
+            again.reader(), after=0, head=again.head, limit=10, size=FRAME_BYTES, session_id=None, types=None
+        )
+        parse_cursor(str(again.cursor(page.next)), epoch=again.epoch, oldest=again.oldest, head=again.head)
+        assert (len(page.bodies), page.next) == (2, 2)
 
 
 def test_a_body_is_put_together_as_json() -> None:

@@ -274,6 +274,15 @@ def test_what_an_item_says_is_not_mixed_with_that_of_another_turn_or_session(log
     assert reading.text_so_far(log.connection, "trn_ses_a", "i") == "aa"
 
 
+def test_a_turn_has_ended_once_it_has_an_end(log: Log) -> None:
+    log.session("ses_a")
+    assert not reading.has_ended(log.connection, "trn_a"), "there is none"
+    log.run("trn_a")
+    assert not reading.has_ended(log.connection, "trn_a")
+    log.add(EventType.TURN_FAILED, e.TurnEnded(reason="refused_by_codex"), turn_id="trn_a")
+    assert reading.has_ended(log.connection, "trn_a")
+
+
 def test_turns_are_counted_by_where_they_stand(log: Log) -> None:
     for number in range(3):
         log.session(f"ses_{number}")

@@ -130,6 +130,6 @@ async def _wait_for_end(daemon: Daemon, turn_id: str, wait_ms: int) -> None:
     async with daemon.patience.wait(wait_ms):
         while True:
             head = daemon.log.head
-            if _turn(daemon, turn_id).status in TURN_ENDED:
+            if reading.has_ended(daemon.log.reader(), turn_id):
                 return
             await daemon.log.wait_past(head)

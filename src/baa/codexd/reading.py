@@ -57,28 +57,28 @@ def events(
     connection: apsw.Connection,
     *,
     after: int,
+    head: int,
     limit: int,
     size: int,
     session_id: str | None,
     types: frozenset[str] | None,
 ) -> Page:
-    """Events after seq `after`, of one session and of some types if given.
+    """Events after seq `after` up to `head`, of one session and of some types if given.
 
     At most `limit`, and no more once they have `size` bytes together. Raises Cut.
     """
-    where: list[str] = ["seq > ?"]
-    values: list[Any] = [after]
+    where: list[str] = ["seq > ?", "seq <= ?"]
+    values: list[Any] = [after, head]
     if session_id is not None:
         where.append("session_id = ?")
         values.append(session_id)
     if types is not None:
         where.append(f"type IN ({','.join('?' * len(types))})")
         values.extend(sorted(types))
-    with connection:  # one view of the log: the head and the oldest belong to the rows
+    with connection:  # one view of the log: the oldest belongs to the rows
         (oldest,) = next(connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'oldest'"))
         if after < oldest - 1:
             raise Cut
-        (head,) = next(connection.execute("SELECT coalesce(max(seq), 0) FROM event"))
         bodies: list[bytes] = []
         seq, left = after, size
         for seq, body in connection.execute(
@@ -216,6 +216,12 @@ def turn(connection: apsw.Connection, turn_id: str, *, ledger: bool) -> Turn | N
             items, interactions = _items(connection, turn_id), _interactions(connection, turn_id)
             found = msgspec.structs.replace(found, items=items, interactions=interactions)
     return found
+
+
+def has_ended(connection: apsw.Connection, turn_id: str) -> bool:
+    """Whether a turn has ended: to be asked at every commit, so nothing else of it is read."""
+    row = next(connection.execute("SELECT ended_at IS NOT NULL FROM turn WHERE turn_id = ?", (turn_id,)), None)
+    return row is not None and bool(row[0])
 
 
 def turns(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, TypeAlias
@@ -97,11 +98,13 @@ async def read_on(log: EventLog, asked: Wanted, after: int, limit: int = FRAME_E
     tail = log.tail
     if tail and tail[0].seq <= after + 1:
         return _from_tail(tail, asked, after, limit)
+    head = log.head  # what is committed but not told yet has no cursor that a reader could come back with
 
     def read() -> reading.Page:
         return reading.events(
             log.reader(),
             after=after,
+            head=head,
             limit=limit,
             size=FRAME_BYTES,
             session_id=asked.session_id,
@@ -181,9 +184,14 @@ class Subscriptions:
             return
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        if await self._follow(asked, receive, tell) is CLOSED_SLOW:
-            cut_off(scope)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        code = await self._follow(asked, receive, tell)
+        end = {"type": "http.response.body", "body": b"", "more_body": False}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if code is CLOSED_SLOW else self._unread_s):
+                await send(end)
+                return
+        cut_off(scope)  # there is no room for the end, either
+        await send(end)
 
     async def _asked(self, scope: Scope, send: Send) -> Wanted | None:
         """What the reader wants; None if it was refused. A browser's EventSource comes back by Last-Event-ID."""

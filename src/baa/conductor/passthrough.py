@@ -18,9 +18,12 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
 from baa.http.envelope import send_failure
-from baa.http.limits import Receive, Scope, Send
+from baa.http.limits import Message, Receive, Scope, Send, cut_off
 
 CONNECT_S: Final = 2.0
+UNREAD_S: Final = 20.0
+"""Seconds for a caller to make room for more of its answer, as codexd has it; a WebSocket's must answer pings."""
+
 READ_BYTES: Final = 64 * 1024
 GONE: Final = 1012
 """What a WebSocket is closed with when codexd's end of it broke: come back by your cursor."""
@@ -36,8 +39,9 @@ Field = tuple[bytes, bytes]
 class Passthrough:
     """An ASGI application that is the codexd at `address()`, which is asked anew for each request."""
 
-    def __init__(self, address: Callable[[], str | None]) -> None:
+    def __init__(self, address: Callable[[], str | None], *, unread_s: float = UNREAD_S) -> None:
         self._address = address
+        self._unread_s = unread_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or one WebSocket."""
@@ -48,9 +52,23 @@ class Passthrough:
             if scope["type"] == "websocket":
                 await _websocket(address, scope, receive, send)
             else:
-                await _request(address, scope, receive, send)
+                await _request(address, scope, receive, _bounded(send, scope, self._unread_s))
         except BaaError as error:
             await send_failure(error, scope, send, close=False)
+
+
+def _bounded(send: Send, scope: Scope, seconds: float) -> Send:
+    """`send`, for a caller that is cut off if it takes nothing for so long: it would hold two connections for ever."""
+
+    async def bounded(message: Message) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await send(message)
+        except TimeoutError:
+            cut_off(scope)
+            await send(message)
+
+    return bounded
 
 
 def _away() -> Unavailable:
