@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test check crashloop fmt lock clean setup-demo setup-dev
+.PHONY: help demo test check crashloop figures proof fmt lock clean setup-demo setup-dev
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -28,6 +28,14 @@ check: setup-dev ## Format, lint, types, import contract, dependencies, unit tes
 crashloop: N ?= 200
 crashloop: setup-dev ## Kill codexd N=200 times, its keeper and child in turn: what was lost, done twice, left (SEED=…)
 	@$(BIN)/python -m tests.proof.crashloop --kills $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+figures: setup-dev ## Every figure of the proof, measured here: name, value, unit, of how many, seed (about ten minutes)
+	@$(BIN)/python scripts/system.py
+	@$(BIN)/python -m tests.proof.whole $(ARGS)
+
+proof: setup-dev ## The same in five lines: faults survived, events lost, acks before fsync, orphans, recovery
+	@$(BIN)/python scripts/system.py
+	@$(BIN)/python -m tests.proof.whole --lines $(ARGS)
 
 fmt: setup-dev ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,7 @@ def told(figures: Iterable[Figure], *, as_json: bool) -> str:
     if not as_json:
         return "\n".join(map(str, figures))
     return json.dumps(
-        [
-            {"name": f.name, "value": f.value, "unit": f.unit, "n": f.n, "seed": f.seed, "holds": f.holds}
-            for f in figures
-        ],
+        [{**asdict(figure), "holds": figure.holds} for figure in figures],
         indent=1,
     )
 
