@@ -30,16 +30,17 @@ Message = dict[str, Any]
 
 
 class MovedClock:
-    """The machine's clock, and what the test adds to it."""
+    """The machine's clock, and what the test adds to it: `wall_ms` to what people set, `ahead_s` to what nobody can."""
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
+        self.wall_ms = 0
 
     def monotonic(self) -> float:
         return time.monotonic() + self.ahead_s
 
     def utc_ms(self) -> int:
-        return SystemClock().utc_ms()
+        return SystemClock().utc_ms() + self.wall_ms + round(self.ahead_s * 1000)
 
 
 class Bench:
@@ -109,9 +110,9 @@ class Bench:
 
 @asynccontextmanager
 async def bench(folder: Path) -> AsyncIterator[Bench]:
-    log = EventLog(folder / "log.sqlite3", clock=SystemClock())
     clock = MovedClock()
-    loop = MainLoop(log, restore.restore(log.reader(), SystemClock()), clock=clock)
+    log = EventLog(folder / "log.sqlite3", clock=clock)
+    loop = MainLoop(log, restore.restore(log.reader(), clock), clock=clock)
     try:
         async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
             running = tasks.create_task(loop.run(), name="main loop")

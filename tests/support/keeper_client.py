@@ -235,9 +235,7 @@ class House:
     def left(self) -> list[int]:
         """The living processes of this house that are neither keepers nor codexds."""
         marker = f"{MARKER}={self.root}".encode()
-        return [
-            int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if marker in environment_of(path)
-        ]
+        return [int(path.name) for path in Path("/proc").glob("[0-9]*") if marker in environment_of(path / "environ")]
 
 
 def environment_of(path: Path) -> list[bytes]:

@@ -263,9 +263,9 @@ class Node:
         """Every living process that the child's environment was handed down to: keepers, children, their commands."""
         home = str(self.folder).encode()
         return [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/environ")
-            if _marked(environment_of(path), home) and alive(int(path.parent.name))
+            int(path.name)
+            for path in Path("/proc").glob("[0-9]*")  # what it finds may be gone in the next moment
+            if _marked(environment_of(path / "environ"), home) and alive(int(path.name))
         ]
 
     def running(self, word: str) -> list[int]:

@@ -8,12 +8,14 @@ answered then. Where codexd dies, the log says what was decided, the outbox what
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from baa.api import events as e
 from baa.api.errors import Code, Rejected, Unavailable
@@ -35,12 +37,21 @@ from baa.codexd.machines.step import step
 from baa.codexd.machines.turn import Turn
 from baa.codexd.registry import Registry
 from baa.codexd.timers import USUAL, Periods, StoredTimer, Timers
+from baa.codexd.walltime import WallTime
+
+_log = structlog.get_logger("main_loop")
 
 INBOX_MAX: Final = 1024
 """Commands waiting to be decided. One more is refused with 429: waiting longer would help nobody."""
 
 CALL_S: Final = 10.0
 """Seconds for Codex to answer a caller's own question; 0.01 are usual."""
+
+GAP_S: Final = 3.0
+"""Seconds without a round that say that nobody ran: the loop moves each second, whatever happens."""
+
+GRACE_S: Final = 10.0
+"""Seconds after such a gap in which nothing is due: a renewal or an answer that was on its way arrives first."""
 
 COMMANDS_A_ROUND: Final = 64
 """Commands decided between two looks at the spool, so that neither starves the other."""
@@ -108,6 +119,8 @@ class MainLoop:
         self.clock = clock
         self.calls: dict[str, asyncio.Future[translate.Called]] = {}
         self._clocks = False
+        self._wall = WallTime(log.reader(), clock)
+        self._held_until, self._behind = -math.inf, False
         self._lease_told = 0
         self._generation: Generation | None = None
         self._inbox: deque[_Command] = deque()
@@ -187,14 +200,28 @@ class MainLoop:
         while True:
             if not self._inbox and not self._spool_waits():
                 await self._idle()
-            self.stamp = self.clock.monotonic()
+            self._moved(self.clock.monotonic())
             self._round()
             await self.log.room()
             await asyncio.sleep(0)
 
+    def _moved(self, now: float) -> None:
+        """The loop moves. If it did not for a while, what is due waits until all could say what they would."""
+        if now - self.stamp > GAP_S:
+            _log.warning("loop.slept", seconds=round(now - self.stamp, 1))
+            self._behind = True
+            if now - self._held_until > GRACE_S:  # gap upon gap does not put off for ever what is due
+                self._held_until = now + GRACE_S
+        self.stamp = now
+
+    def _clocks_in(self) -> float | None:
+        """Seconds until something may be due; None = nothing is set, or timers do not count yet."""
+        next_in = self.timers.next_in() if self._clocks else None
+        return None if next_in is None else max(next_in, self._held_until - self.clock.monotonic())
+
     async def _idle(self) -> None:
         try:
-            next_in = self.timers.next_in() if self._clocks else None
+            next_in = self._clocks_in()
             async with asyncio.timeout(1.0 if next_in is None else min(1.0, next_in)):
                 await self._wake.wait()
         except TimeoutError:
@@ -213,11 +240,15 @@ class MainLoop:
             transaction = Transaction()
             self.ingest(self._generation, transaction)
             self._submit(transaction)
-        if self._clocks:
+        transaction = Transaction()
+        self._wall.watch(self.log.head, transaction)
+        self._submit(transaction)
+        self._behind = self._behind and self._spool_waits()
+        if not self._behind:
             self._look_at_clocks()
 
     def _look_at_clocks(self) -> None:
-        next_in = self.timers.next_in()
+        next_in = self._clocks_in()
         if next_in is None or next_in > 0:
             return
         transaction = Transaction()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from baa.codexd.machines.session import Agent, Session, with_turn
 from baa.codexd.machines.turn import Item, Said, Steer, StopWish, Turn
 from baa.codexd.main_loop import Key, Restored
 from baa.codexd.timers import StoredTimer
+from baa.codexd.walltime import ago_ms
 
 
 def restore(connection: apsw.Connection, clock: Clock) -> Restored:
@@ -175,18 +175,16 @@ def _add_steer(restored: Restored, turn_id: str, steer: Steer) -> None:
 
 def _silences(connection: apsw.Connection, restored: Restored, clock: Clock) -> None:
     """For how long nothing was heard of the turns that may stall: since the last event of their session."""
-    now = clock.utc_ms()
     for session in restored.sessions.values():
         running = session.running
         if running is not None and running.request.stall_ms is not None:
-            (at,) = next(
+            seq, at = next(
                 connection.execute(
-                    "SELECT json_extract(body, '$.at') FROM event WHERE session_id = ? ORDER BY seq DESC LIMIT 1",
+                    "SELECT seq, json_extract(body, '$.at') FROM event WHERE session_id = ? ORDER BY seq DESC LIMIT 1",
                     (session.session_id,),
                 )
             )
-            heard = round(datetime.fromisoformat(at).timestamp() * 1000)
-            restored.silent_ms[running.turn_id] = max(0, now - heard)
+            restored.silent_ms[running.turn_id] = ago_ms(connection, clock, seq, at)
 
 
 def living(connection: apsw.Connection, keepers: Path, clock: Clock) -> Generation | None:

@@ -1,7 +1,8 @@
 """Deadlines, leases and the like: set by what is decided, kept in the log's file, and told when their time is over.
 
 Time is monotonic, so a clock that is set changes nothing. What is stored holds the boot and UTC besides: after a reboot
-the monotonic clock began anew, and UTC decides. A stall and a session's rest are not stored: both follow from the log.
+the monotonic clock began anew, and UTC decides. A stall and a session's rest are not stored: both follow from the log
+(walltime.py). Nor are Codex's own times for its answers: they begin anew (deadlines.py).
 """
 
 from __future__ import annotations
