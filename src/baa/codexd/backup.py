@@ -43,6 +43,10 @@ class Backups:
         self._making = True
         try:
             manifest = await self._copy(folder)
+        except OSError as error:
+            raise Unavailable(
+                Code.OVERLOADED, f"The process that makes a backup cannot be started ({error}). Try again."
+            ) from error
         finally:
             self._making = False
         _log.info("backup.made", path=str(folder), head=manifest.head, bytes=manifest.bytes)
@@ -50,7 +54,12 @@ class Backups:
 
     def _place(self, to: str | None) -> Path:
         if to is None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise Unavailable(
+                    Code.STORAGE_FULL, f"{self._folder} cannot be made ({error}). Mend that, or name another place."
+                ) from error
             return self._folder / copies.file_time()
         if not Path(to).is_absolute() or "\0" in to:
             raise Rejected(
