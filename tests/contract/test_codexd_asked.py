@@ -123,6 +123,23 @@ async def test_an_image_reaches_the_model(house: House) -> None:
     assert base64.b64decode(url.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
 
 
+async def test_a_key_is_answered_alike_though_the_image_is_gone(house: House) -> None:
+    node = house.node
+    picture = node.work / "gone.png"
+    picture.write_bytes(png())
+    body = {"sessionId": await node.session(), "input": [{"type": "localImage", "path": str(picture)}]}
+    first = await node.post(TURN, body, key="with an image")
+    assert first.status_code == 202
+    turn = first.json()["data"]["turn"]
+    await node.end_of_turn(turn["turnId"])
+    picture.unlink()
+    again = await node.post(TURN, body, key="with an image")
+    assert again.status_code == 202, again.text
+    assert again.json()["data"]["turn"]["turnId"] == turn["turnId"]
+    assert again.json()["data"]["cursor"] == first.json()["data"]["cursor"]
+    assert refusal_of(await node.post(TURN, body, key="another")) == (422, "invalid_request")
+
+
 async def test_only_images_that_may_be_read_are_taken(house: House) -> None:
     node = house.node
     session_id = await node.session()
@@ -205,6 +222,21 @@ async def test_a_turn_asks_for_no_more_than_the_ceiling(tmp_path: Path) -> None:
         session_id = await node.session(sandbox="read-only")
         assert await refused(node, session_id, "x", sandbox="danger-full-access") == (403, "policy_ceiling")
         assert await refused(node, session_id, "x", sandbox="workspace-write") == (503, "child_unavailable")
+
+
+async def test_a_ceiling_that_was_lowered_holds_for_the_sessions_of_before(tmp_path: Path) -> None:
+    async with Node(tmp_path, "http://127.0.0.1:1", server_command="no-codex") as node:
+        await node.start()
+        session_id = await node.session(sandbox="danger-full-access")
+        assert await refused(node, session_id, "x") == (503, "child_unavailable")
+        assert await node.stop() == 0
+        node.lower_ceiling("workspace-write")
+        await node.start()
+        assert await refused(node, session_id, "x") == (403, "policy_ceiling")
+        fork = await node.post(f"/v1/codexd/sessions/{session_id}/fork", {})
+        assert refusal_of(fork) == (403, "policy_ceiling")
+        assert await refused(node, session_id, "x", sandbox="read-only") == (503, "child_unavailable")
+        assert (await node.session_of(session_id))["sandbox"] == "danger-full-access"
 
 
 @pytest.mark.parametrize(

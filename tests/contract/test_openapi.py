@@ -395,7 +395,13 @@ async def _without_codex(folder: Path) -> set[tuple[str, int, str]]:
             session_id = await node.session()
             await asker.refused("child_unavailable", "startTurn", {"sessionId": session_id, "prompt": "short"})
             await asker.refused("child_unavailable", "createSession", {"threadId": "any"})
-            return asker.seen
+            seen = asker.seen
+        assert await node.stop() == 0
+        node.lower_ceiling("read-only")
+        await node.start()
+        async with asking(node) as asker:
+            await asker.refused("policy_ceiling", "forkSession", sessionId=session_id)
+            return seen | asker.seen
 
 
 async def _too_early(folder: Path) -> set[tuple[str, int, str]]:

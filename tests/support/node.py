@@ -112,9 +112,13 @@ class Node:
         for folder in (self.codex_home, self.work, self.folder / "user"):
             folder.mkdir(mode=0o700, parents=True)
         (self.codex_home / "config.toml").write_text(self.codex_config)
-        roots = ", ".join(f'"{root}"' for root in self._roots)
-        (self.folder / "baa.toml").write_text(f'[ceiling]\nsandbox = "{self._ceiling}"\nroots = [{roots}]\n')
+        self.lower_ceiling(self._ceiling)
         return self
+
+    def lower_ceiling(self, sandbox: str) -> None:
+        """For the next codexd: this is the most that may be asked for."""
+        roots = ", ".join(f'"{root}"' for root in self._roots)
+        (self.folder / "baa.toml").write_text(f'[ceiling]\nsandbox = "{sandbox}"\nroots = [{roots}]\n')
 
     def allow(self, *roots: Path) -> None:
         """Before it is entered: work may be done in these folders too."""

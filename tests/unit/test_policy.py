@@ -278,3 +278,24 @@ def test_everything_else_is_taken_as_it_was_asked_for(home: Home) -> None:
     assert {name: tuple(value) if name == "writableRoots" else value for name, value in settings.items()} == {
         name: value for name, value in wanted.items() if name != "threadId"
     }
+
+
+def test_a_session_of_a_higher_ceiling_is_worked_in_no_further(home: Home) -> None:
+    settings = SessionSettings(
+        cwd=str(home.project), sandbox=Sandbox.WORKSPACE_WRITE, approval_policy=ApprovalPolicy.NEVER
+    )
+    home.policy.go_on(settings)
+    lower = Policy(sandbox=Sandbox.READ_ONLY, roots=(home.path,), private=())
+    lower.go_on(settings, Sandbox.READ_ONLY)
+    elsewhere = Policy(sandbox=Sandbox.WORKSPACE_WRITE, roots=(home.beside,), private=())
+    wider = msgspec.structs.replace(settings, cwd=str(home.beside), writable_roots=(str(home.project),))
+    for policy, refused, field in (
+        (lower, settings, "sandbox"),
+        (elsewhere, settings, "cwd"),
+        (elsewhere, wider, "writableRoots"),
+    ):
+        with pytest.raises(Rejected) as caught:
+            policy.go_on(refused)
+        assert (caught.value.code, caught.value.details["field"]) == (Code.POLICY_CEILING, field)
+    gone = msgspec.structs.replace(settings, cwd=str(home.project / "gone"))
+    home.policy.go_on(gone)

@@ -171,6 +171,14 @@ class Commands:
                 return TurnAnswer(entry.turn_id, entry.seq, steered=True)
             # The turn ended before it took the input, which is a turn of its own then.
 
+    async def repeated(self, key: str | None, body_hash: str) -> TurnAnswer | None:
+        """What was answered to this key and body before, whatever became of all that they name; None if nothing was."""
+        known = None if key is None else self._loop.keys.get(key)
+        if known is None or known.body_hash != body_hash or known.steering is not None:
+            return None
+        await self._loop.settle()
+        return TurnAnswer(known.turn_id, known.seq, known.steered)
+
     async def _entry(self, key: str | None, body_hash: str, wanted: _Wanted) -> Key:
         found: list[Key] = []
 

@@ -75,9 +75,11 @@ def routes(daemon: Daemon, policy: Policy) -> list[Any]:
         await optional_body(request, NoFields)
         await daemon.loop.settle()
         source = _session(daemon, session_id)
+        settings = _settings_of(source)
+        policy.go_on(settings)
         fork = await _fork_of(daemon, source)
         forked_id = ids.new_id(ids.SESSION, daemon.clock.utc_ms())
-        await commands.create_session(forked_id, _settings_of(source), forked_from=fork)
+        await commands.create_session(forked_id, settings, forked_from=fork)
         return answer({"session": _session(daemon, forked_id)}, 201)
 
     @post("/v1/codexd/sessions/{session_id:str}/interactions/{interaction_id:str}", opt={OPT: "drive"})

@@ -15,7 +15,7 @@ from baa.api.errors import Code, Rejected
 from baa.api.sessions import TURN_ENDED, NoFields, RenewTurn, StartTurn, SteerTurn
 from baa.api.sessions import Turn as ApiTurn
 from baa.codexd import reading, transcript
-from baa.codexd.commands import TurnGone
+from baa.codexd.commands import TurnAnswer, TurnGone
 from baa.codexd.http_sessions import answered
 from baa.codexd.policy import Policy
 from baa.codexd.request import (
@@ -37,20 +37,23 @@ def routes(daemon: Daemon, policy: Policy) -> list[Any]:
     """The handlers of `/v1/codexd/turn`."""
     log, commands = daemon.log, daemon.commands
 
+    async def begin(asked: StartTurn, key: str | None, body_hash: str) -> TurnAnswer:
+        session = daemon.loop.sessions.get(asked.session_id)
+        if session is not None:
+            policy.go_on(session.settings, asked.sandbox)
+        turn_id, wanted = ids.new_id(ids.TURN, daemon.clock.utc_ms()), policy.request(asked)
+        return await commands.start_turn(
+            asked.session_id, turn_id, wanted, on_busy=asked.on_busy, key=key, body_hash=body_hash
+        )
+
     @post("/v1/codexd/turn", opt={OPT: "drive"})
     async def start_turn(request: Asked) -> Response[bytes]:
         body = await request.body()
         asked = envelope.decode(body, StartTurn)
         if asked.output_schema is not None:
             _check_schema(asked.output_schema)
-        done = await commands.start_turn(
-            asked.session_id,
-            ids.new_id(ids.TURN, daemon.clock.utc_ms()),
-            policy.request(asked),
-            on_busy=asked.on_busy,
-            key=idempotency_key(request),
-            body_hash=hashlib.sha256(body).hexdigest(),
-        )
+        key, body_hash = idempotency_key(request), hashlib.sha256(body).hexdigest()
+        done = await commands.repeated(key, body_hash) or await begin(asked, key, body_hash)
         told: dict[str, Any] = {"turn": _turn(daemon, done.turn_id), "cursor": str(log.cursor(done.seq))}
         return answer(told | {"steered": True} if done.steered else told, 202)
 

@@ -312,6 +312,7 @@ def _one_session(one: str) -> tuple[Operation, ...]:
                 *READS_BODY,
                 *TAKES,
                 Code.SESSION_NOT_FOUND,
+                Code.POLICY_CEILING,
                 Code.DRAINING,
                 Code.CHILD_UNAVAILABLE,
                 Code.CODEX_FAILED,

@@ -54,6 +54,16 @@ class Policy:
             metadata=asked.metadata,
         )
 
+    def go_on(self, settings: SessionSettings, sandbox: Sandbox | None = None) -> None:
+        """Whether a session may be worked in further: it may have been registered under a higher ceiling.
+
+        `sandbox` is that of the turn, if it asks for one of its own. Raises Rejected (403).
+        """
+        self._refuse_above(sandbox or settings.sandbox)
+        self._allow(Path(os.path.realpath(settings.cwd)), "cwd")
+        for root in settings.writable_roots:
+            self._allow(Path(os.path.realpath(root)), "writableRoots")
+
     def request(self, asked: StartTurn) -> TurnRequest:
         """What a turn will be asked to do, under the ceiling. Raises Rejected: 403, or 422 for input that cannot be."""
         if asked.sandbox is not None:
