@@ -60,6 +60,7 @@ def main(program: str, run: Run, *, errand: Errand | None = None) -> int:
 
     With --stop-with-stdin the end of stdin is a stop, so that nothing outlives the foreground that it was started in.
     """
+    _open_what_was_closed()
     parser = argparse.ArgumentParser(description=f"{program} alone, in the foreground.")
     parser.add_argument("--config", type=Path, help="the configuration file (default: BAA_CONFIG, else baa.toml)")
     parser.add_argument("--log-to-stderr", action="store_true", help="write the log to stderr too")
@@ -92,6 +93,18 @@ def main(program: str, run: Run, *, errand: Errand | None = None) -> int:
         log.error("failed", exc_info=error)
         raise
     return 0
+
+
+def _open_what_was_closed() -> None:
+    """A standard stream that was closed would be the number of the next file that is opened: the event log, for one."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 @contextmanager

@@ -36,7 +36,11 @@ CATALOGUE: Final = (
         "codexd is killed within a commit, at its sync, before an answer",
         (f"{F}test_failpoints.py::test_killed_at_this_point_it_comes_back_with_all_that_it_answered",),
     ),
-    Row("F03", "codexd stands still for a while, and goes on", (), "open"),
+    Row(
+        "F03",
+        "codexd stands still for a while, and goes on",
+        (f"{F}test_host.py::test_a_codexd_that_stands_still_misses_nothing",),
+    ),
     Row(
         "F04",
         "codexd gets SIGTERM in mid-turn, and a second one",
@@ -50,7 +54,11 @@ CATALOGUE: Final = (
         "the child is killed in mid-turn",
         (f"{F}test_kills.py::test_the_death_of_the_child_ends_its_turn_and_is_told_before",),
     ),
-    Row("F06", "the child exits with 0 in mid-turn", (), "open"),
+    Row(
+        "F06",
+        "the child exits with 0 in mid-turn",
+        (f"{F}test_child_words.py::test_a_child_that_leaves_with_0_in_mid_turn_has_not_completed_it",),
+    ),
     Row("F07", "the child hangs", (f"{F}test_watch.py::test_a_frozen_codex_is_found_ended_and_replaced",)),
     Row(
         "F08",
@@ -59,8 +67,12 @@ CATALOGUE: Final = (
     ),
     Row("F09", "the child never answers initialize", (), "open"),
     Row("F10", "the child never answers turn/start", (), "open"),
-    Row("F11", "answers too late, twice, to nobody, with an id of another type", (), "open"),
-    Row("F12", "turn/completed twice", (), "open"),
+    Row(
+        "F11",
+        "answers too late, twice, to nobody, with an id of another type",
+        (f"{F}test_child_words.py::test_answers_that_come_again_or_to_nobody_change_nothing",),
+    ),
+    Row("F12", "turn/completed twice", (f"{F}test_child_words.py::test_an_end_that_comes_again_is_no_end",)),
     Row(
         "F13",
         "the child ignores EOF and SIGTERM",
@@ -83,7 +95,11 @@ CATALOGUE: Final = (
             f"{F}test_worker.py::test_one_that_is_killed_is_gone_when_its_heartbeat_expires",
         ),
     ),
-    Row("F17", "the child gets no more memory", (), "open"),
+    Row(
+        "F17",
+        "the child takes more memory than it may",
+        (f"{F}test_watch.py::test_one_beyond_the_hard_limit_is_ended_in_mid_turn",),
+    ),
     Row(
         "F18",
         "500 orphans end below the keeper",
@@ -137,7 +153,11 @@ CATALOGUE: Final = (
         "numbers and depths that no reader can take",
         (f"{F}test_child_bytes.py::test_numbers_and_depths_that_no_reader_can_take_are_told",),
     ),
-    Row("F29", "a flood of questions, and questions of unknown kinds", (), "open"),
+    Row(
+        "F29",
+        "a flood of questions, and questions of unknown kinds",
+        (f"{F}test_child_words.py::test_a_flood_of_questions_has_an_end_and_strange_ones_are_refused_at_once",),
+    ),
     Row(
         "F30",
         "escapes, bidi and HTML in an answer",
@@ -172,11 +192,23 @@ CATALOGUE: Final = (
     Row("F50", "no inodes are left", (), "open"),
     Row("F51", "the token, lock or mark file is removed while codexd runs", (), "open"),
     # The host
-    Row("F55", "the wall clock jumps", (), "open"),
-    Row("F56", "the machine sleeps", (), "open"),
-    Row("F57", "no descriptors are left", (), "open"),
-    Row("F58", "no memory is left to codexd", (), "open"),
-    Row("F59", "no process can be started", (), "open"),
+    Row(
+        "F55",
+        "the wall clock jumps",
+        (f"{F}test_host.py::test_a_wall_clock_that_jumps_ends_nothing_and_orders_nothing",),
+    ),
+    Row("F56", "the machine sleeps", (f"{F}test_host.py::test_a_machine_that_slept_has_lost_nobody",)),
+    Row("F57", "no descriptors are left", (f"{F}test_host.py::test_without_descriptors_it_pauses_and_comes_back",)),
+    Row(
+        "F58",
+        "no memory is left to codexd",
+        (f"{F}test_host.py::test_a_codexd_without_memory_loses_nothing_that_it_answered",),
+    ),
+    Row(
+        "F59",
+        "no process can be started",
+        (f"{F}test_host.py::test_while_no_process_can_be_started_it_says_so_and_tries_again",),
+    ),
     Row("F60", "the port is in use", (f"{F}test_stop.py::test_a_taken_port_is_refused",)),
     Row(
         "F61",
@@ -192,6 +224,10 @@ CATALOGUE: Final = (
             f"{F}test_child.py::test_a_codex_that_is_too_old_is_ended_and_named",
         ),
     ),
-    Row("F63", "no HOME, no locale, no TMPDIR, closed standard streams", (), "open"),
+    Row(
+        "F63",
+        "no HOME, no locale, no TMPDIR, closed standard streams",
+        (f"{F}test_host.py::test_it_starts_with_nothing_but_what_it_needs",),
+    ),
 )
 """Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51 and F55 to F63."""

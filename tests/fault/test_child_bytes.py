@@ -6,32 +6,27 @@ that cannot be read is told once, with a sample, and the next line counts.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from codex_cli_bin import bundled_codex_path
 
 from baa.cli.plain import plain
-from baa.scripted import Hold, Say, ScriptedModel, when
+from baa.scripted import Hold, Say, when
 from tests.support.faults import saw
 from tests.support.keeper_client import resident_kilobytes
-from tests.support.node import Json, Node, within
-from tests.support.oracle import Oracle, flaws_of, numbered
+from tests.support.noisy import House, noisy_house
+from tests.support.oracle import numbered
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the tests look at /proc"),
     pytest.mark.timeout(180),  # later than any wait of ours gives up, so that a test that fails cleans up
 ]
 
-NOISY = Path(__file__).parents[1] / "support" / "noisy_codex.py"
 HARMFUL = "\x1b]52;c;aGk=\x07\x1b[2J\u202eevil\u2066\u200b <script>alert(1)</script> &amp; \x00"
 SCENARIOS = (
     when("plain", Say("Fine.")),
@@ -42,46 +37,10 @@ SAMPLE_MAX = 4096
 MANY = 50_000
 
 
-class House(NamedTuple):
-    """A node with a noisy child, the model behind its Codex, a reader of its events, and the way in."""
-
-    node: Node
-    model: ScriptedModel
-    oracle: Oracle
-    fifo: Path
-
-    async def child_writes(self, data: bytes, verb: str = "say") -> None:
-        """Have it written between two lines of Codex's."""
-        await within(asyncio.to_thread(self.fifo.write_bytes, verb.encode() + b"\n" + data))
-
-    async def unreadable(self, count: int) -> list[Json]:
-        """What was told of lines that could not be read, once there are so many."""
-        await self.oracle.saw("codex.warning", count=count, where=_is_unreadable)
-        await self.oracle.caught_up()
-        return [event["payload"]["params"] for event in self.oracle.events if _is_unreadable(event)]
-
-
-def _is_unreadable(event: Json) -> bool:
-    told: bool = event["type"] == "codex.warning" and event["payload"]["method"] == "unreadable"
-    return told
-
-
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    fifo, program = tmp_path / "fifo", tmp_path / "codex"
-    os.mkfifo(fifo)
-    noisy = [sys.executable, "-I", "-S", str(NOISY), str(fifo), str(bundled_codex_path())]
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(noisy)} "$@"\n')
-    program.chmod(0o700)
-    async with (
-        ScriptedModel(SCENARIOS) as model,
-        Node(tmp_path / "node", model.base_url, server_command=str(program)) as node,
-    ):
-        await node.start()
-        async with Oracle(node) as oracle:
-            yield House(node, model, oracle, fifo)
-            await oracle.caught_up()
-            assert flaws_of(oracle.events) == []
+    async with noisy_house(tmp_path, SCENARIOS) as house:
+        yield house
 
 
 async def held_turn(house: House) -> str:

@@ -187,6 +187,7 @@ async def test_one_beyond_the_hard_limit_is_ended_in_mid_turn(tmp_path: Path, mo
             node.settings["child_hard_mib"] = "10"
             await node.start()
             turn = await node.end_of_turn(turn_id)
+            saw("F17", ends(oracle)[0]["reason"].startswith("memory"), ends(oracle)[0]["reason"])
             assert (turn["status"], turn["reason"]) == ("interrupted", "child_exited")
             assert ends(oracle)[0]["reason"].startswith("memory: ")
             assert ends(oracle)[0]["reason"].endswith("the limit is 10 MiB")

@@ -1,8 +1,9 @@
 """The real Codex with somebody who writes in between: what stands between keeper and Codex, and is heard as the child.
 
 noisy_codex.py FIFO CODEX app-server …: passes everything on, whole lines from Codex to its own stdout. What is written
-to the FIFO comes between two of these lines: its first line is `say` (the rest goes to stdout), `complain` (to stderr)
-or `die` (to stdout, and then it is the end of it and of Codex). Standard library only: it runs with -I -S.
+to the FIFO comes between two of these lines. Its first line is `say` (the rest goes to stdout), `complain` (to stderr),
+`die` or `leave` (to stdout, and then it is the end of it and of Codex, with 9 or with 0). Standard library only: it
+runs with -I -S.
 """
 
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 
 CHUNK = 65536
+ENDS = {b"die": 9, b"leave": 0}
 writing = threading.Lock()
 
 
@@ -46,9 +48,9 @@ def interrupt(path: str, codex: "subprocess.Popen[bytes]") -> None:
             with writing:
                 while chunk := fifo.read(CHUNK):
                     write(2 if verb == b"complain" else 1, chunk)
-                if verb == b"die":
+                if verb in ENDS:
                     codex.kill()
-                    os._exit(9)
+                    os._exit(ENDS[verb])
 
 
 def main() -> None:
