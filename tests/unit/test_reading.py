@@ -303,3 +303,10 @@ def test_the_last_events_are_told_without_their_content_however_large_or_odd_tha
         RecentEvent(2, "at 2", "codex.warning"),
         RecentEvent(3, "at 3", "codex.notification"),
     ]
+
+
+def test_to_count_turns_none_is_read(log: Log) -> None:
+    plan = [row[3] for row in log.connection.execute(f"EXPLAIN QUERY PLAN {reading.COUNTS}")]
+    scans = [step for step in plan if step.startswith("SCAN ") and "CONSTANT" not in step]
+    assert len(scans) == 5
+    assert [step for step in scans if " USING " not in step] == []

@@ -365,14 +365,16 @@ def _interaction_of(row: tuple[Any, ...]) -> Interaction:
     )
 
 
+COUNTS: Final = """
+SELECT (SELECT count(*) FROM session),
+    (SELECT count(*) FROM turn WHERE ended_at IS NULL AND status = 'queued'),
+    (SELECT count(*) FROM turn WHERE ended_at IS NULL AND status != 'queued'),
+    (SELECT count(*) FROM turn) - (SELECT count(*) FROM turn WHERE ended_at IS NULL)
+"""
+"""From indexes alone: a turn may be megabytes, and this is asked in the loop's thread."""
+
+
 def counts(connection: apsw.Connection) -> tuple[int, int, int, int]:
     """How many sessions there are, and turns queued, running and ended."""
-    row: tuple[int, int, int, int] = next(
-        connection.execute(
-            "SELECT (SELECT count(*) FROM session),"
-            " (SELECT count(*) FROM turn WHERE ended_at IS NULL AND status = 'queued'),"
-            " (SELECT count(*) FROM turn WHERE ended_at IS NULL AND status != 'queued'),"
-            " (SELECT count(*) FROM turn WHERE ended_at IS NOT NULL)"
-        )
-    )
+    row: tuple[int, int, int, int] = next(connection.execute(COUNTS))
     return row
