@@ -88,10 +88,15 @@ async def test_it_has_the_events_of_the_page_and_goes_on_from_the_last_id(node: 
 
 async def test_filters_hold(node: Node) -> None:
     await node.play(await node.session(), "first")
-    async with reading(node, "?after=0&types=turn.completed") as stream:
+    session_id = await node.session()
+    turn = await node.play(session_id, "second")
+    async with reading(node, f"?after=0&types=turn.queued,turn.completed&sessionId={session_id}") as stream:
         id_, *_ = await anext(stream)
         events, _ = await until_completed(stream, id_)
-    assert [event["type"] for event in events] == ["turn.completed"]
+    assert [(event["type"], event["turnId"]) for event in events] == [
+        ("turn.queued", turn["turnId"]),
+        ("turn.completed", turn["turnId"]),
+    ]
 
 
 async def test_without_after_it_begins_now(node: Node) -> None:
@@ -106,6 +111,7 @@ async def test_without_after_it_begins_now(node: Node) -> None:
     ("query", "headers", "status", "code"),
     [
         ("?after=zzzz:1", {}, 410, "cursor_expired"),
+        ("?after=EPOCH:999999", {}, 409, "cursor_ahead"),
         ("?after=0", {"last_event_id": "zzzz:1"}, 410, "cursor_expired"),
         ("?after=nonsense", {}, 422, "invalid_request"),
         ("?types=nope", {}, 422, "invalid_request"),
@@ -115,6 +121,7 @@ async def test_what_is_wrong_is_told_as_json_before_the_stream(
     node: Node, query: str, headers: dict[str, str], status: int, code: str
 ) -> None:
     authorization = f"Bearer {node.token('read')}"
+    query = query.replace("EPOCH", (await node.status())["log"]["epoch"])
     answer = await node.ask("GET", PATH + query, accept="text/event-stream", authorization=authorization, **headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert (await node.ask("GET", PATH, accept="text/event-stream")).status_code == 401

@@ -129,6 +129,17 @@ async def test_a_reader_that_wants_nothing_of_what_comes_is_told_how_far_it_has_
         assert moved == {"type": "events", "from": at, "next": f"{house.log.epoch}:2", "events": []}
 
 
+async def test_what_comes_in_numbers_comes_in_frames_of_many(tmp_path: Path) -> None:
+    async with streams(tmp_path) as house, house.websocket() as socket:
+        await frame(socket)
+        await house.tell(*["news"] * 2500)
+        frames = [await frame(socket)]
+        while len(frames[-1]["events"]) == 1000:
+            frames.append(await frame(socket))
+        assert [len(each["events"]) for each in frames] == [1000, 1000, 500]
+        assert [each["from"] for each in frames[1:]] == [each["next"] for each in frames[:-1]]
+
+
 @pytest.mark.parametrize("how", READERS)
 async def test_a_reader_that_stops_reading_is_cut_off_and_comes_back_by_its_cursor(tmp_path: Path, how: str) -> None:
     """It holds neither a connection nor memory, and another reader does not notice."""

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -29,14 +29,20 @@ EDIT = """\
 +new
 *** End Patch
 """
-SESSIONS = 8
+SESSIONS = 20
+ERRORS: dict[int, Any] = {
+    400: "other",
+    401: {"httpConnectionFailed": {"httpStatusCode": 401}},
+    500: "internalServerError",
+}
+"""How Codex calls what the model's server answered."""
 
 SCENARIOS = (
     when("plain", Say.numbered(40)),
     when("command", Run("echo ran > ran.txt; cat ran.txt; exit 3"), Say("It ran.")),
     when("edit", Patch(EDIT), Say("Edited.")),
-    *(when(f"crowd-{n}", (Hold("crowd"), Say.numbered(200, pace_ms=2, start=1000 * n))) for n in range(SESSIONS)),
-    when("refuse", Refuse(500)),
+    *(when(f"crowd-{n:02}", (Hold("crowd"), Say.numbered(200, pace_ms=2, start=1000 * n))) for n in range(SESSIONS)),
+    *(when(f"refuse {status}", Refuse(status)) for status in ERRORS),
     when("cut", (Say("Half of an "), Drop())),
     when("long", (Say("I am "), Hold("long"), Say("done."))),
     when("again", Say("Once.")),
@@ -143,7 +149,7 @@ async def test_sessions_at_once_are_not_mixed(house: House) -> None:
     node, model = house
     start = await node.head()
     sessions = [await node.session() for _ in range(SESSIONS)]
-    turns = [await node.turn(session_id, f"crowd-{n}") for n, session_id in enumerate(sessions)]
+    turns = [await node.turn(session_id, f"crowd-{n:02}") for n, session_id in enumerate(sessions)]
     await within(model.held("crowd", SESSIONS))
     assert (await node.status())["counts"]["turnsRunning"] == SESSIONS
     model.release("crowd")
@@ -156,12 +162,13 @@ async def test_sessions_at_once_are_not_mixed(house: House) -> None:
         assert {event["turnId"] for event in events if event["sessionId"] == session_id} - {None} == {turn_id}
 
 
-async def test_an_error_of_the_model_fails_the_turn_and_not_the_session(house: House) -> None:
+@pytest.mark.parametrize("status", ERRORS)
+async def test_an_error_of_the_model_fails_the_turn_and_not_the_session(house: House, status: int) -> None:
     node, _ = house
     session_id = await node.session()
-    failed = await node.play(session_id, "refuse")
+    failed = await node.play(session_id, f"refuse {status}")
     assert failed["status"] == "failed"
-    assert failed["error"]["codexErrorInfo"] == "internalServerError"
+    assert failed["error"]["codexErrorInfo"] == ERRORS[status]
     assert (await node.session_of(session_id))["lastTurnStatus"] == "failed"
     assert (await node.play(session_id, "plain"))["status"] == "completed"
 
