@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 FRAME = struct.Struct(">cQI")
-KEEPER = Path(__file__).parents[2] / "src" / "baa" / "keeper.py"
+KEEPER = Path(__file__).parents[2] / "src" / "baa" / "keeper"
 CHILD = Path(__file__).with_name("misbehaving_child.py")
 KEEPER_ID = "kpr_test"
 MARKER = "BAA_KEEPER_TEST"

@@ -18,7 +18,7 @@ from baa.codexd.appserver.keeper_link import KeeperGone, KeeperLink, KeeperRefus
 from baa.codexd.generation import Generation
 from baa.codexd.installed import Installed
 
-KEEPER: Final = Path(__file__).resolve().parents[1] / "keeper.py"
+KEEPER: Final = Path(__file__).resolve().parents[1] / "keeper"
 
 PROGRAM: Final = "program"
 """The file in a keeper's folder that says what its child runs."""

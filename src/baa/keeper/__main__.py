@@ -4,7 +4,7 @@
     codexd ◀─ acknowledgements, rings, the end ─ keeper ◀─ stdout, stderr ── child
     codexd ◀═ reads the file itself ═ spool ◀═══ keeper
 
-Run as `python -I -S /abs/keeper.py` in a session of its own; it needs the standard library only and parses nothing that
+Run as `python -I -S /abs/keeper` in a session of its own; it needs the standard library only and parses nothing that
 the child writes. Its environment and umask are the child's (Python adds LC_CTYPE where the locale would be C). Its
 folder serves one generation, once: `lock` (flock held for life; "pid starttime"), `socket`, `spool` (all of the child's
 stdout), `exit`, `keeper.log` (its stderr, redirected by the spawner). Exit 75: another keeper is in it, 73: one was.
@@ -36,19 +36,16 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from contextlib import suppress
 
+from child import READ_BYTES, Child
+from peer import NEVER, Peer, holds_lock
+from system import DARWIN, kill_children, log, parent_and_start
+
 PROTOCOL_VERSION = 1
-FRAME = struct.Struct(">cQI")
-LINE_BYTES_MAX = 64 << 20  # images come as data URLs; Codex was seen to take 12 MB
-CONTROL_BYTES_MAX = 4096  # a hello is about 100 bytes
 STDIN_BYTES_MAX = 4 << 20  # above it no line is taken: a child that does not read must not fill the memory
-READ_BYTES = 64 << 10  # what a pipe holds
-UNSPOOLED_BYTES_MAX = 1 << 20  # kept in memory of a spool that cannot be written
-STDERR_BYTES_MAX = 64 << 10  # the tail that tells why it died
 DRAIN_READS = 16  # the largest pipe; more is from somebody else who holds the dead child's stdout
 NEWCOMERS_MAX = 8  # connections before their hello; the oldest gives way
 DEFAULTS = {
@@ -65,161 +62,6 @@ SWEEP_SECONDS = 2.0  # a fork bomb may outrun the killing: codexd looks for surv
 PACE_SECONDS, PACE_AFTER_READS, PACE_GAP_SECONDS = 0.001, 8, 0.003
 WAITING, RUNNING, ENDED, LEFT = "waiting", "running", "ended", "left"
 LADDER = ("closed stdin", "SIGTERM", "SIGKILL")
-NEVER, DARWIN = float("inf"), sys.platform == "darwin"
-log_lines = iter(range(1000))  # a stranger who knocks for ever must not fill the disk
-
-
-def log(text: str) -> None:
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with suppress(OSError, StopIteration):  # the disk may be full; the work goes on
-        os.write(2, f"{stamp} keeper {os.getpid()} [{next(log_lines)}]: {text}\n".encode(errors="replace"))
-
-
-def parent_and_start(pid: int) -> tuple[int, int]:
-    """The start (in clock ticks since boot) tells a process from a later one of the same pid; zeros without /proc."""
-    with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-        return int(fields[1]), int(fields[19])
-    return 0, 0
-
-
-def kill_children() -> bool:
-    """SIGKILLs the orphans that came to us; false if there are none. On macOS they go to launchd."""
-    pids = [] if DARWIN else [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    children = [pid for pid in pids if parent_and_start(pid)[0] == os.getpid()]
-    for pid in children:  # not reaped yet, so the pids are still theirs
-        with suppress(PermissionError):  # it has changed its user
-            os.kill(pid, signal.SIGKILL)
-    return bool(children)
-
-
-def holds_lock(connection: socket.socket, path: str) -> bool:
-    """Whether that process holds the POSIX write lock on the file. (To read-lock it, the right to read is enough.)"""
-    with suppress(OSError), open(path, "rb") as file:
-        if DARWIN:
-            pid = connection.getsockopt(0, 2)  # SOL_LOCAL, LOCAL_PEERPID
-            layout, question, kind_at, pid_at = "qqihh", (0, 0, 0, fcntl.F_RDLCK, 0), 3, 2
-        else:
-            pid = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-            layout, question, kind_at, pid_at = "hhqqi4x", (fcntl.F_RDLCK, 0, 0, 0, 0), 0, 4
-        lock = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *question)))
-        return bool(pid > 0 and lock[kind_at] == fcntl.F_WRLCK and lock[pid_at] == pid)
-    return False
-
-
-class Child:
-    """The app-server process, its pipes, the buffer before its stdin, and the spool of its stdout."""
-
-    def __init__(self, spool: int) -> None:
-        self.pid = self.start = self.signal = 0
-        self.code = self.stdin = self.stdout = self.stderr = -1
-        self.unsent, self.stderr_tail = bytearray(), b""
-        self.spool, self.size, self.unspooled, self.dropped = spool, 0, bytearray(), 0
-
-    def spawn(self, argv: list[str], cwd: str) -> None:
-        """Raises OSError if it cannot; the keeper ends then, and its descriptors with it."""
-        (stdin, self.stdin), (self.stdout, stdout), (self.stderr, stderr) = os.pipe(), os.pipe(), os.pipe()
-        os.chdir(cwd)
-        self.pid = os.posix_spawn(
-            argv[0],
-            argv,
-            os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, end, target) for target, end in enumerate((stdin, stdout, stderr))],
-            setsid=True,  # a child that signals its whole group must not hit its keeper
-            setsigmask=(),
-            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-        )
-        self.start = parent_and_start(self.pid)[1]
-        for ours, theirs in ((self.stdin, stdin), (self.stdout, stdout), (self.stderr, stderr)):
-            os.set_blocking(ours, False)
-            os.close(theirs)
-
-    def feed(self) -> None:
-        """Writes what the child's stdin takes now."""
-        try:
-            while self.unsent:
-                del self.unsent[: os.write(self.stdin, self.unsent[:READ_BYTES])]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            log("the child has closed its stdin")  # which is not its death
-            self.close_stdin()
-
-    def close_stdin(self) -> None:
-        if self.stdin >= 0:
-            os.close(self.stdin)
-        self.stdin = -1
-        self.unsent.clear()
-
-    def read(self, descriptor: int) -> int:
-        """Takes what stdout or stderr has now; one at its end is closed and forgotten."""
-        chunk = None
-        with suppress(BlockingIOError):
-            chunk = os.read(descriptor, READ_BYTES)
-        if chunk == b"":
-            os.close(descriptor)
-            self.stdout, self.stderr = (-1 if end == descriptor else end for end in (self.stdout, self.stderr))
-        elif chunk and descriptor == self.stdout:
-            self.keep(chunk)
-        elif chunk:
-            self.stderr_tail = (self.stderr_tail + chunk)[-STDERR_BYTES_MAX:]
-        return len(chunk or b"")
-
-    def keep(self, chunk: bytes = b"") -> None:
-        """Spools. What cannot be written is kept, in order, for the next time."""
-        if self.dropped or len(self.unspooled) + len(chunk) > UNSPOOLED_BYTES_MAX:
-            self.dropped += len(chunk)  # after one dropped byte all are: the spool may end early, but has no hole
-        else:
-            self.unspooled += chunk
-        try:
-            while self.unspooled:
-                written = os.write(self.spool, self.unspooled)
-                self.size += written
-                del self.unspooled[:written]
-        except OSError as failure:
-            if chunk:
-                log(f"the spool cannot be written, trying on: {failure}")
-
-
-class Peer:
-    """A connection: codexd's, or one before its hello."""
-
-    def __init__(self, connection: socket.socket, hello_due: float) -> None:
-        connection.setblocking(False)
-        self.connection, self.descriptor = connection, connection.fileno()
-        self.hello_due = hello_due  # NEVER once it was said
-        self.inbox, self.outbox = bytearray(), bytearray()
-        self.stuck = self.told_end = False  # stuck: the next frame is a line, and the child's stdin is full
-
-    def receive(self) -> None:
-        with suppress(BlockingIOError):
-            chunk = self.connection.recv(READ_BYTES)
-            self.inbox += chunk
-            if not chunk:
-                raise ConnectionAbortedError("gone")  # and a half frame of it goes with this object
-
-    def next_frame(self, takes_lines: bool) -> tuple[bytes, int, bytes] | None:
-        if len(self.inbox) < FRAME.size:
-            return None
-        kind, number, size = FRAME.unpack_from(self.inbox)
-        if size > (LINE_BYTES_MAX if kind == b"L" and self.hello_due == NEVER else CONTROL_BYTES_MAX):
-            raise ConnectionAbortedError(f"a payload of {size} bytes")
-        self.stuck = kind == b"L" and not takes_lines
-        end = FRAME.size + size
-        if self.stuck or len(self.inbox) < end:
-            return None
-        payload = bytes(self.inbox[FRAME.size : end])
-        del self.inbox[:end]
-        return kind, number, payload
-
-    def send(self, kind: bytes, number: int, payload: bytes = b"") -> None:
-        """Bounded by what is ever sent: a hello, starts, an end, and one ring and one acknowledgement at a time."""
-        self.outbox += FRAME.pack(kind, number, len(payload)) + payload
-
-    def flush(self) -> None:
-        with suppress(OSError):  # full, or gone: the poll tells
-            while self.outbox:
-                del self.outbox[: self.connection.send(self.outbox)]
 
 
 class Keeper:
