@@ -93,11 +93,12 @@ def test_a_hello_for_another_keeper_is_refused(house: House) -> None:
         client.receive()
 
 
-def test_a_later_protocol_is_refused_with_the_version_spoken_here(house: House) -> None:
+def test_another_protocol_is_refused_with_the_version_spoken_here(house: House) -> None:
     keeper = house.spawn(misbehaving("echo"))
-    refusal = house.connect(keeper).hello(version=2)
-    assert (refusal.kind, refusal.number) == ("e", 1)
-    assert b"protocol version 1" in refusal.payload
+    for version in (1, 3):
+        refusal = house.connect(keeper).hello(version=version)
+        assert (refusal.kind, refusal.number) == ("e", 2)
+        assert b"protocol version 2" in refusal.payload
 
 
 def test_only_the_holder_of_the_daemon_lock_may_speak(house: House) -> None:
@@ -144,7 +145,7 @@ def test_a_peer_may_be_replaced_while_it_speaks(house: House) -> None:
     old.start()
     keeper.stop()  # so that it finds both at once
     old.send("L", 1, b"too late\n")
-    older.send("H", 1, f"keeperId={KEEPER_ID}\n".encode())
+    older.send("H", 2, f"keeperId={KEEPER_ID}\n".encode())
     keeper.go()
     assert older.receive().facts["taken"] == "0"
     older.send("L", 1, b"again\n")

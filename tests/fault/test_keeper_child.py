@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults import saw
-from tests.support.keeper_client import Gone, House, Keeper, Record, alive, misbehaving, wait_until
+from tests.support.keeper_client import Gone, House, Keeper, Record, alive, misbehaving, resident_kilobytes, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests look at /proc")
 
@@ -308,3 +308,55 @@ def test_a_ladder_on_a_full_disk_counts_what_it_drops(house: House) -> None:
     assert keeper.spool == pattern(len(keeper.spool))
     assert int(facts["spool"]) + int(facts["dropped"]) == 4_000_000
     assert int(facts["dropped"]) > 0
+
+
+def test_a_spool_is_segments_and_goes_on_while_they_are_removed(house: House) -> None:
+    keeper, client = house.run(misbehaving("read", "flood-stdout=1000000", "hang"), spool_bytes="100000,300000")
+    client.send("L", 1, b"go\n")
+    read, whole = b"", 0
+    while whole < 9:
+        client.expect("r", 100_000 * (whole + 1) + 1)
+        segment = keeper.folder / "spool" / str(100_000 * whole)
+        read += segment.read_bytes()
+        segment.unlink()
+        whole += 1
+    client.expect("r", 1_000_000)
+    assert read + keeper.spool == pattern(1_000_000)
+
+
+def test_a_full_spool_holds_the_child_and_nothing_else(house: House) -> None:
+    keeper, client = house.run(
+        misbehaving("read", "flood-stdout=1000000", "say=end", "read", "exit=0"), spool_bytes="100000,300000"
+    )
+    client.send("L", 1, b"go\n")
+    client.expect("r", 300_000)
+    wait_until(lambda: "codexd has to read first" in (keeper.folder / "keeper.log").read_text())
+    client.send("L", 2, b"go\n")
+    client.expect("a", 2)
+    assert [segment.stat().st_size for segment in (keeper.folder / "spool").iterdir()] == [100_000] * 3
+    assert resident_kilobytes(keeper.process.pid) < 20_000
+    assert house.connect(keeper).hello().facts["spool"] == "300000"
+    read = b""
+    for begins in range(0, 1_000_000, 100_000):
+        segment = keeper.folder / "spool" / str(begins)
+        wait_until(lambda path=segment: path.exists() and path.stat().st_size == 100_000)  # type: ignore[misc]
+        read += segment.read_bytes()
+        segment.unlink()
+    assert keeper.record.facts["dropped"] == "0"
+    assert read + keeper.spool == pattern(1_000_000) + b"end\n"
+
+
+def test_the_last_words_of_a_child_have_room_in_a_full_spool(house: House) -> None:
+    keeper, client = house.run(misbehaving("flood-stdout=330000", "exit=0"), spool_bytes="100000,300000")
+    client.close()
+    assert (keeper.record.facts["dropped"], keeper.record.facts["spool"]) == ("0", "330000")
+    assert keeper.spool == pattern(330_000)
+
+
+def test_a_segment_has_its_room_before_it_is_written(house: House) -> None:
+    keeper, client = house.run(misbehaving("say=hello", "hang"))
+    client.expect("r", 6)
+    (segment,) = (keeper.folder / "spool").iterdir()
+    stat = segment.stat()
+    assert (segment.name, stat.st_size, stat.st_mode & 0o777) == ("0", 6, 0o600)
+    assert stat.st_blocks * 512 >= 16 << 20

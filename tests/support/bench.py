@@ -14,7 +14,7 @@ import msgspec
 from baa.api.sessions import TurnRequest
 from baa.clock import SystemClock
 from baa.codexd import restore
-from baa.codexd.appserver.keeper_link import Spool
+from baa.codexd.appserver.spool import Spool
 from baa.codexd.commands import Commands, TurnAnswer
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation

@@ -51,6 +51,12 @@ def resident_kilobytes(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
+def spool_of(folder: Path) -> bytes:
+    """All that is left of it."""
+    segments = sorted((folder / "spool").iterdir(), key=lambda segment: int(segment.name))
+    return b"".join(segment.read_bytes() for segment in segments)
+
+
 def misbehaving(*verbs: str) -> list[str]:
     return [sys.executable, "-I", "-S", str(CHILD), *verbs]
 
@@ -99,7 +105,7 @@ class KeeperClient:
     def send(self, kind: str, number: int = 0, payload: bytes = b"") -> None:
         self.socket.sendall(FRAME.pack(kind.encode(), number, len(payload)) + payload)
 
-    def hello(self, keeper_id: str = KEEPER_ID, version: int = 1) -> Frame:
+    def hello(self, keeper_id: str = KEEPER_ID, version: int = 2) -> Frame:
         self.send("H", version, f"keeperId={keeper_id}\npid={os.getpid()}\n".encode())
         return self.receive()
 
@@ -150,7 +156,7 @@ class Keeper(NamedTuple):
 
     @property
     def spool(self) -> bytes:
-        return (self.folder / "spool").read_bytes()
+        return spool_of(self.folder)
 
     @property
     def record(self) -> Record:
@@ -261,7 +267,7 @@ def be_stranger(folder: str, lock: str) -> None:
         fcntl.lockf(os.open(lock, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)
     client = KeeperClient(Path(folder))
     with suppress(BrokenPipeError):  # It is shown the door before it has spoken.
-        client.send("H", 1, f"keeperId={KEEPER_ID}\n".encode())
+        client.send("H", 2, f"keeperId={KEEPER_ID}\n".encode())
     frame = client.receive()
     print(frame.kind, frame.payload.decode())
 

@@ -25,7 +25,7 @@ import psutil
 from codex_cli_bin import bundled_codex_path
 
 from baa.scripted import codex_config
-from tests.support.keeper_client import WAIT_SECONDS, alive, environment_of, wait_until
+from tests.support.keeper_client import WAIT_SECONDS, alive, environment_of, spool_of, wait_until
 
 Json: TypeAlias = dict[str, Any]
 T = TypeVar("T")
@@ -192,7 +192,7 @@ class Node:
     async def another(self, **settings: str) -> tuple[int, str]:
         """Run one more codexd on the same folders until it ends; its exit code, and what it said on stderr."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "baa.codexd"), env=self.environment(**settings), stdout=PIPE, stderr=PIPE
+            *self.command, env=self.environment(**settings), stdout=PIPE, stderr=PIPE
         )
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -294,8 +294,8 @@ class Node:
     @property
     def spool(self) -> bytes:
         """What the child of the one keeper wrote so far."""
-        (path,) = self.state.glob("keepers/*/spool")
-        return path.read_bytes()
+        (folder,) = self.state.glob("keepers/*")
+        return spool_of(folder)
 
     @property
     def rollouts(self) -> str:

@@ -44,9 +44,17 @@ def _is_unreadable(event: Json) -> bool:
     return told
 
 
+class Noisy(NamedTuple):
+    """A node with a noisy child, the model behind its Codex, and the way in."""
+
+    node: Node
+    model: ScriptedModel
+    fifo: Path
+
+
 @asynccontextmanager
-async def noisy_house(folder: Path, scenarios: Sequence[Scenario]) -> AsyncIterator[House]:
-    """It serves inside; in the end the events have no flaw."""
+async def noisy_node(folder: Path, scenarios: Sequence[Scenario]) -> AsyncIterator[Noisy]:
+    """It serves inside."""
     fifo, program = folder / "fifo", folder / "codex"
     os.mkfifo(fifo)
     noisy = [sys.executable, "-I", "-S", str(NOISY), str(fifo), str(bundled_codex_path())]
@@ -57,7 +65,13 @@ async def noisy_house(folder: Path, scenarios: Sequence[Scenario]) -> AsyncItera
         Node(folder / "node", model.base_url, server_command=str(program)) as node,
     ):
         await node.start()
-        async with Oracle(node) as oracle:
-            yield House(node, model, oracle, fifo)
-            await oracle.caught_up()
-            assert flaws_of(oracle.events) == []
+        yield Noisy(node, model, fifo)
+
+
+@asynccontextmanager
+async def noisy_house(folder: Path, scenarios: Sequence[Scenario]) -> AsyncIterator[House]:
+    """It serves inside; in the end the events have no flaw."""
+    async with noisy_node(folder, scenarios) as (node, model, fifo), Oracle(node) as oracle:
+        yield House(node, model, oracle, fifo)
+        await oracle.caught_up()
+        assert flaws_of(oracle.events) == []

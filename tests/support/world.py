@@ -27,7 +27,8 @@ from baa.api.sessions import ApprovalPolicy, OnBusy, Sandbox, SessionSettings, T
 from baa.clock import SystemClock
 from baa.codexd import restore
 from baa.codexd.appserver import lines
-from baa.codexd.appserver.keeper_link import Exit, Spool
+from baa.codexd.appserver.keeper_link import Exit
+from baa.codexd.appserver.spool import Spool
 from baa.codexd.commands import Commands, TurnGone
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
@@ -65,10 +66,12 @@ REFUSALS = {Code.TURN_IN_PROGRESS, Code.IDEMPOTENCY_MISMATCH, Code.CHILD_UNAVAIL
 class Keeper:
     """The child and its keeper: the lines taken, and what the child wrote that is not yet in the spool."""
 
-    spool: Path
+    folder: Path
     codex: LittleCodex
     taken: int = 0
     pipe: bytearray = field(default_factory=bytearray)
+    spool: bytearray = field(default_factory=bytearray)
+    begun: int = 0
     child_lives: bool = True
     lives: bool = True
 
@@ -98,6 +101,7 @@ class World:
         self.deaths = Counter[str]()
         self._folder = folder
         self._copy = folder / "copy.sqlite3"
+        self._segments = dict[Path, bytes]()  # that were there when the copy was made
         self._clock = SystemClock()
         self._mortal = True
 
@@ -260,13 +264,17 @@ class World:
 
     def _spool(self, size: int) -> None:
         assert self.keeper is not None
-        with self.keeper.spool.open("ab") as spool:
-            spool.write(self.keeper.pipe[:size])
+        with (self.keeper.folder / str(self.keeper.begun)).open("ab") as segment:
+            segment.write(self.keeper.pipe[:size])
+        self.keeper.spool += self.keeper.pipe[:size]
         del self.keeper.pipe[:size]
+        if self.rng.random() < 0.2 and len(self.keeper.spool) > self.keeper.begun:
+            self.keeper.begun = len(self.keeper.spool)
+            (self.keeper.folder / str(self.keeper.begun)).touch()
 
-    def _remember(self, spool: Path) -> None:
+    def _remember(self, spool: bytes | bytearray) -> None:
         """What of a dead child's words reached the spool: codexd must know of all of it, once."""
-        for line in spool.read_bytes().split(b"\n")[:-1]:
+        for line in spool.split(b"\n")[:-1]:
             if line.startswith(b"{") and b'"turnId"' in line:
                 message: Message = msgspec.json.decode(line)
                 self.spooled[message["params"]["turnId"]].append(message)
@@ -301,6 +309,9 @@ class World:
             for leftover in self._folder.glob("log.sqlite3-*"):
                 leftover.unlink()
             self._copy.replace(self.path)
+            for segment, content in self._segments.items():
+                if not segment.exists():
+                    segment.write_bytes(content)
 
     def _copy_log(self) -> None:
         """What is committed at this moment: what is still on its way to the disk is lost with this codexd."""
@@ -310,6 +321,8 @@ class World:
             copy.backup("main", log, "main") as backup,
         ):
             backup.step()
+        folder = None if self.keeper is None else self.keeper.folder
+        self._segments = {} if folder is None else {segment: segment.read_bytes() for segment in folder.iterdir()}
 
     def _compare(self, codexd: Codexd) -> None:
         """Had it stopped in good order, the next one would begin just where it was."""
@@ -359,8 +372,8 @@ class World:
         self.keeper = None
         if self._mortal and self.rng.random() < 0.05:
             return  # and codexd, or the keeper, dies at once
-        folder.mkdir()
-        (folder / "spool").touch()
+        (folder / "spool").mkdir(parents=True)
+        (folder / "spool" / "0").touch()
         self.keeper = Keeper(folder / "spool", LittleCodex(self.disk, self.rng))
         loop.use(generation)
         if self._mortal and self.rng.random() < 0.05:

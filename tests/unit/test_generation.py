@@ -14,8 +14,9 @@ import pytest
 
 from baa.clock import SystemClock
 from baa.codexd import restore
-from baa.codexd.appserver.keeper_link import Exit, Hello, KeeperLink, Spool
+from baa.codexd.appserver.keeper_link import Exit, Hello, KeeperLink
 from baa.codexd.appserver.lines import Line
+from baa.codexd.appserver.spool import Spool
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from baa.codexd.appserver.keeper_link import (
-    CHUNK,
     Ended,
     Exit,
     Grown,
@@ -21,7 +20,6 @@ from baa.codexd.appserver.keeper_link import (
     KeeperLink,
     KeeperNewer,
     KeeperRefused,
-    Spool,
     Started,
     Taken,
     Word,
@@ -41,8 +39,10 @@ def frame(kind: bytes, number: int = 0, payload: bytes = b"") -> bytes:
 async def keeper(folder: Path, *says: bytes, heard: bytearray | None = None) -> AsyncIterator[None]:
     """Says all it has to say to whoever comes, and then listens to the end."""
     heard = bytearray() if heard is None else heard
+    served = list[asyncio.Event]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(done := asyncio.Event())
         writer.write(b"".join(says))
         writer.write_eof()
         heard.extend(await reader.read())
@@ -53,14 +53,13 @@ async def keeper(folder: Path, *says: bytes, heard: bytearray | None = None) -> 
     here = os.open(".", os.O_RDONLY)
     os.chdir(folder)  # as the real one does: the address of a socket has no room for a long path
     try:
-        done = asyncio.Event()
         server = await asyncio.start_unix_server(serve, "socket")
     finally:
         os.fchdir(here)
         os.close(here)
     async with asyncio.timeout(WAIT_S), server:
         yield
-        if says:
+        for done in served:
             await done.wait()
 
 
@@ -83,7 +82,7 @@ async def test_a_keeper_that_takes_us_tells_how_it_stands_and_learns_who_we_are(
         assert link.hello == Hello(state="running", child_pid=8, taken=3, spool=100, pid=7)
         assert await words(link) == []
         await link.close()
-    assert bytes(heard) == frame(b"H", 1, f"keeperId=kpr\npid={os.getpid()}\n".encode())
+    assert bytes(heard) == frame(b"H", 2, f"keeperId=kpr\npid={os.getpid()}\n".encode())
 
 
 async def test_a_keeper_without_a_child_has_no_childs_pid(folder: Path) -> None:
@@ -97,9 +96,10 @@ async def test_a_keeper_without_a_child_has_no_childs_pid(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("says", "raised", "told"),
     [
-        (frame(b"h", 2, HELLO), KeeperNewer, "speaks version 2"),
+        (frame(b"h", 3, HELLO), KeeperNewer, "speaks version 3"),
         (frame(b"h", 2**63, b"who knows"), KeeperNewer, "version 9223372036854775808"),
-        (frame(b"e", 2, b"wanted: hello, protocol version 2"), KeeperNewer, "speaks version 2"),
+        (frame(b"e", 3, b"wanted: hello, protocol version 3"), KeeperNewer, "speaks version 3"),
+        (frame(b"e", 2, b"not you: \xff"), KeeperRefused, "not you: \ufffd"),
         (frame(b"e", 1, b"not you: \xff"), KeeperRefused, "not you: \ufffd"),
         (frame(b"a", 7), KeeperGone, "began with b'a'"),
         (b"", KeeperGone, "closed"),
@@ -113,6 +113,15 @@ async def test_any_other_greeting_says_why_there_is_no_link(
     async with keeper(folder, says):
         with pytest.raises(raised, match=told):
             await KeeperLink.connect(folder, "kpr")
+
+
+async def test_an_earlier_keeper_is_spoken_to_in_its_own_version(folder: Path) -> None:
+    heard = bytearray()
+    async with keeper(folder, frame(b"e", 1, b"wanted: hello, protocol version 1"), heard=heard):
+        with pytest.raises(KeeperRefused):  # this one refuses that too
+            await KeeperLink.connect(folder, "kpr")
+    payload = f"keeperId=kpr\npid={os.getpid()}\n".encode()
+    assert bytes(heard) == frame(b"H", 2, payload) + frame(b"H", 1, payload)
 
 
 @pytest.mark.parametrize("left", ["nothing", "a folder", "a file", "a dead socket"])
@@ -184,7 +193,7 @@ async def test_what_we_say_is_framed_as_the_keeper_reads_it_and_nothing_is_said_
         await link.close()
         link.line(3, b"too late\n")
         await link.close()
-    hello = len(frame(b"H", 1, f"keeperId=kpr\npid={os.getpid()}\n".encode()))
+    hello = len(frame(b"H", 2, f"keeperId=kpr\npid={os.getpid()}\n".encode()))
 
     assert bytes(heard[hello:]) == b"".join(
         (
@@ -196,74 +205,6 @@ async def test_what_we_say_is_framed_as_the_keeper_reads_it_and_nothing_is_said_
             frame(b"T", 1),
         )
     )
-
-
-# --- the spool
-
-
-@pytest.fixture
-def spool_file(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
-def test_a_spool_that_is_not_there_yet_is_empty(spool_file: Path) -> None:
-    spool = Spool(spool_file, 0)
-    assert (spool.read(), spool.size(), spool.offset) == (([], False), 0, 0)
-
-    spool_file.write_bytes(b"one\n")
-    assert (spool.read(), spool.size(), spool.offset) == (([b"one"], False), 4, 4)
-    spool.close()
-
-
-def test_a_spool_is_read_as_it_grows_and_its_offset_moves_past_whole_lines_only(spool_file: Path) -> None:
-    spool = Spool(spool_file, 0)
-    read = []
-    for piece in (b"one\ntw", b"o\n", b"", b"three\nfo"):
-        with spool_file.open("ab") as file:
-            file.write(piece)
-        lines, _ = spool.read()
-        read.append((lines, spool.offset, spool.read_to, spool.unfinished))
-    spool.close()
-
-    assert read == [
-        ([b"one"], 4, 6, 2),
-        ([b"two"], 8, 8, 0),
-        ([], 8, 8, 0),
-        ([b"three"], 14, 16, 2),
-    ]
-
-
-@pytest.mark.parametrize("offset", [0, 4, 8])
-def test_a_reader_that_comes_back_goes_on_at_its_offset(spool_file: Path, offset: int) -> None:
-    spool_file.write_bytes(b"one\ntwo\nthree\n")
-    spool = Spool(spool_file, offset)
-
-    assert spool.read() == ([b"one", b"two", b"three"][offset // 4 :], False)
-    assert spool.offset == 14
-    spool.close()
-
-
-def test_a_long_spool_is_read_in_chunks_and_says_that_there_is_more(spool_file: Path) -> None:
-    line = b"x" * 999
-    spool_file.write_bytes((line + b"\n") * 600)
-    spool, lines, chunks = Spool(spool_file, 0), list[bytes](), 0
-    more = True
-    while more:
-        read, more = spool.read()
-        lines, chunks = lines + read, chunks + 1
-    spool.close()
-
-    assert lines == [line] * 600
-    assert chunks == 600_000 // CHUNK + 1
-    assert spool.offset == 600_000
-
-
-def test_closing_a_spool_twice_is_closing_it(spool_file: Path) -> None:
-    spool_file.write_bytes(b"one\n")
-    spool = Spool(spool_file, 0)
-    spool.read()
-    spool.close()
-    spool.close()
 
 
 # --- how a child ended

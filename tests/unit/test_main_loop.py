@@ -15,7 +15,7 @@ from baa.api.status import ChildState
 from baa.clock import SystemClock
 from baa.codexd import restore
 from baa.codexd.appserver.jsonrpc import LINE_MAX
-from baa.codexd.appserver.keeper_link import CHUNK
+from baa.codexd.appserver.spool import CHUNK
 from baa.codexd.appserver.translate import DECLINED, HandshakeFailed
 from baa.codexd.commands import Commands, TurnAnswer
 from baa.codexd.eventlog import EventLog

@@ -14,8 +14,9 @@ from typing import Any, Final
 import apsw
 
 from baa.clock import Clock, rfc3339
-from baa.codexd.appserver.keeper_link import Exit, KeeperLink, Spool
+from baa.codexd.appserver.keeper_link import Exit, KeeperLink
 from baa.codexd.appserver.lines import Line
+from baa.codexd.appserver.spool import Spool
 from baa.codexd.eventlog import Transaction
 from baa.codexd.installed import Installed
 
@@ -130,7 +131,10 @@ class Generation:
 
     def advance(self, transaction: Transaction) -> None:
         """Everything read so far belongs to this transaction; taken lines that ask nothing need not be kept."""
-        transaction.statements.append(self._set("spool_read", self.spool.offset))
+        offset = self.spool.offset
+        transaction.statements.append(self._set("spool_read", offset))
+        if self.spool.passed:
+            transaction.done.append(lambda _: self.spool.let_go(offset))
         if self.taken > self._pruned:
             statement = "DELETE FROM outbox WHERE generation = ? AND number <= ? AND request_id IS NULL"
             transaction.statements.append((statement, (self.number, self.taken)))

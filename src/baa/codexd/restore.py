@@ -12,8 +12,8 @@ import msgspec
 from baa.api.interactions import InteractionKind
 from baa.api.sessions import Fork, ItemStatus, SessionSettings, TurnRequest, TurnStatus
 from baa.clock import Clock
-from baa.codexd.appserver.keeper_link import Spool
 from baa.codexd.appserver.lines import SteerNote
+from baa.codexd.appserver.spool import Spool
 from baa.codexd.generation import Generation
 from baa.codexd.machines.inputs import TimerKind
 from baa.codexd.machines.interaction import Question

@@ -29,12 +29,12 @@ from baa.codexd.appserver.keeper_link import (
     Grown,
     KeeperLink,
     KeeperRefused,
-    Spool,
     Started,
     Taken,
     Word,
     read_exit,
 )
+from baa.codexd.appserver.spool import Spool
 from baa.codexd.appserver.translate import HandshakeFailed
 from baa.codexd.eventlog import Transaction
 from baa.codexd.generation import Generation
@@ -106,10 +106,11 @@ class Supervisor:
         left.started = self._clock.monotonic()
         left.program = keepers.program_of(left.folder)
         link = await keepers.meet(left)
-        if link is None:
-            await self._bury(left, seen=False)
-        elif link.hello.taken > left.lines or link.hello.spool < left.spool.offset:
+        told_more = link is not None and (link.hello.taken > left.lines or link.hello.spool < left.spool.offset)
+        if told_more or left.spool.missing:
             await self._log_went_back(left, link)
+        elif link is None:
+            await self._bury(left, seen=False)
         else:
             await self._adopt(left, link)
             self.decided.set()
@@ -210,12 +211,13 @@ class Supervisor:
         if link.hello.state == "waiting":
             link.start()
 
-    async def _log_went_back(self, left: Generation, link: KeeperLink) -> None:
-        link.end_child(at_once=True)
-        async for _ in link.words():
-            pass
+    async def _log_went_back(self, left: Generation, link: KeeperLink | None) -> None:
+        if link is not None:
+            link.end_child(at_once=True)
+            async for _ in link.words():
+                pass
         await self._say_log_went_back("the log is older than what its child's keeper holds")
-        await self._bury(left)
+        await self._bury(left, seen=link is not None)
 
     async def _say_log_went_back(self, why: str) -> None:
         """It is another log from here on, and what its open turns did since the copy was made cannot be told."""

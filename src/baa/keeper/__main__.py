@@ -2,14 +2,16 @@
 
     codexd ── hello, numbered lines, control ──▶ keeper ── stdin ───────────▶ child
     codexd ◀─ acknowledgements, rings, the end ─ keeper ◀─ stdout, stderr ── child
-    codexd ◀═ reads the file itself ═ spool ◀═══ keeper
+    codexd ◀═ reads and removes the files itself ═ spool ◀═ keeper
 
 Run as `python -I -S /abs/keeper` in a session of its own; it needs the standard library only and parses nothing that
 the child writes. Its environment and umask are the child's (Python adds LC_CTYPE where the locale would be C). Its
-folder serves one generation, once: `lock` (flock held for life; "pid starttime"), `socket`, `spool` (all of the child's
-stdout), `exit`, `keeper.log` (its stderr, redirected by the spawner). Exit 75: another keeper is in it, 73: one was.
+folder serves one generation, once: `lock` (flock held for life; "pid starttime"), `socket`, `spool/` (the child's
+stdout, in segments), `exit`, `keeper.log` (its stderr, redirected by the spawner). Exit 75: another keeper is in it,
+73: one was.
 
-The protocol, version 1. A frame is kind (1 byte), number (u64), payload length (u32), all big-endian, then the payload.
+The protocol, version 2 (1 had a spool of one file). A frame is kind (1 byte), number (u64), payload length (u32), all
+big-endian, then the payload.
 
     codexd → keeper                                     keeper → codexd
     H  hello; number = version; `key=value` lines:      h  hello; number = version; lines: keeperId, generation, pid,
@@ -42,9 +44,10 @@ from contextlib import suppress
 
 from child import READ_BYTES, Child
 from peer import NEVER, Peer, holds_lock
+from spool import Spool
 from system import DARWIN, kill_children, log, parent_and_start
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 STDIN_BYTES_MAX = 4 << 20  # above it no line is taken: a child that does not read must not fill the memory
 DRAIN_READS = 16  # the largest pipe; more is from somebody else who holds the dead child's stdout
 NEWCOMERS_MAX = 8  # connections before their hello; the oldest gives way
@@ -53,6 +56,7 @@ DEFAULTS = {
     "--orphan-ms": "600000",  # a restart or an upgrade of codexd takes less
     "--start-ms": "30000",  # codexd says start at once, or it has died; this one and the rest are set by tests only
     "--hello-ms": "2000",  # the hello is the first thing sent
+    "--spool-bytes": f"{16 << 20},{256 << 20}",  # a segment; all: of a busy Codex that is some ten minutes
     "--ladder-ms": "5000,3000",  # after EOF and SIGTERM: Codex takes 10-30 ms, what it runs may take longer
 }
 RETRY_SECONDS = 1.0  # a full disk is freed by people, not in milliseconds
@@ -67,9 +71,9 @@ LADDER = ("closed stdin", "SIGTERM", "SIGKILL")
 class Keeper:
     """The loop, and what it decides: about peers, lines, clocks, and the child's end."""
 
-    def __init__(self, given: dict[str, str], argv: list[str], listener: socket.socket, spool: int) -> None:
+    def __init__(self, given: dict[str, str], argv: list[str], listener: socket.socket, spool: Spool) -> None:
         self.given, self.argv, self.listener = given, argv, listener
-        self.child, self.state = Child(spool), WAITING
+        self.spool, self.child, self.state = spool, Child(spool), WAITING
         self.peers: list[Peer] = []  # all connections;
         self.peer: Peer | None = None  # the one whose hello was good
         self.taken = self.told_size = 0
@@ -116,10 +120,10 @@ class Keeper:
         if child.unsent:
             poller.register(child.stdin, select.POLLOUT)
         due = [self.start_due, self.step_due, self.alone_due(), *(peer.hello_due for peer in self.peers)]
-        due += [now + RETRY_SECONDS] * bool(child.unspooled or self.state == ENDED)
+        due += [now + RETRY_SECONDS] * bool(self.spool.unspooled or self.state == ENDED)
         due += [now] * (any(peer.stuck for peer in self.peers) and len(child.unsent) < STDIN_BYTES_MAX)
         # While ending it reads on whatever the disk says: a child that cannot write does not read its EOF.
-        if child.stdout >= 0 and (self.ending or not child.unspooled):
+        if child.stdout >= 0 and (self.ending or not self.spool.unspooled):
             poller.register(child.stdout, select.POLLIN)
         return poller, max(0.0, (min(due) - now) * 1000) if min(due) < NEVER else None
 
@@ -196,7 +200,7 @@ class Keeper:
     def facts(self, **more: object) -> bytes:
         facts: dict[str, object] = {"keeperId": self.given["--keeper-id"], "generation": self.given["--generation"]}
         facts |= {"childPid": self.child.pid, "childStart": self.child.start, "taken": self.taken}
-        facts |= {"spool": self.child.size, "dropped": self.child.dropped, **more}
+        facts |= {"spool": self.spool.size, "dropped": self.spool.dropped, **more}
         return "".join(f"{key}={value}\n" for key, value in facts.items()).encode(errors="surrogateescape")
 
     def start(self, peer: Peer) -> None:
@@ -229,11 +233,11 @@ class Keeper:
         if not peer.outbox:  # else the poll tells when there is room, and then the newest is told
             if self.ack_due:
                 peer.send(b"a", self.taken)
-            if self.told_size != self.child.size:
-                peer.send(b"r", self.child.size)
+            if self.told_size != self.spool.size:
+                peer.send(b"r", self.spool.size)
             if self.record and not peer.told_end:
                 peer.send(b"x", 0, self.record)
-            self.ack_due, self.told_size, peer.told_end = False, self.child.size, bool(self.record)
+            self.ack_due, self.told_size, peer.told_end = False, self.spool.size, bool(self.record)
             peer.flush()
 
     def reap(self) -> None:
@@ -258,7 +262,7 @@ class Keeper:
             self.end_child("no word to start")
         if now >= self.step_due:
             self.end_child(self.ending, self.step + 1)
-        self.child.keep()
+        self.spool.keep()
         if self.state == ENDED:
             self.finish(now)
 
@@ -279,6 +283,7 @@ class Keeper:
         self.state, self.reason, self.start_due, self.step_due = ENDED, reason, NEVER, NEVER
         self.ended_at, self.died_at = time.monotonic(), int(time.time() * 1000)
         self.child.close_stdin()
+        self.spool.segments_max = NEVER  # what is left is a pipe's content, and nobody writes more
 
     def finish(self, now: float) -> None:
         """The child is dead: sweep, drain, record, tell, leave. Comes back for what is not done yet."""
@@ -288,10 +293,9 @@ class Keeper:
                 return
             for _ in range(DRAIN_READS if child.pid else 0):
                 self.serve_child(dict.fromkeys({child.stdout, child.stderr} - {-1}, 0))
-            if child.unspooled and not self.ending and not late:
+            if self.spool.unspooled and not self.ending and not late:
                 return
-            child.dropped += len(child.unspooled)
-            child.unspooled.clear()
+            self.spool.give_up()
             end = self.facts(code=child.code, signal=child.signal, at=self.died_at, reason=self.reason)
             self.record = end + b"stderr=" + child.stderr_tail
         with suppress(OSError):
@@ -321,7 +325,8 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)
         os.write(lock, b"%d %d\n" % (os.getpid(), parent_and_start(os.getpid())[1]))
-        spool = os.open("spool", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        segment_bytes, most_bytes = map(int, given["--spool-bytes"].split(","))
+        spool = Spool(segment_bytes, most_bytes // segment_bytes)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind("socket")
     except BlockingIOError:

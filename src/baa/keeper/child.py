@@ -4,21 +4,21 @@ import os
 import signal
 from contextlib import suppress
 
+from spool import Spool
 from system import log, parent_and_start
 
 READ_BYTES = 64 << 10  # what a pipe holds
-UNSPOOLED_BYTES_MAX = 1 << 20  # kept in memory of a spool that cannot be written
 STDERR_BYTES_MAX = 64 << 10  # the tail that tells why it died
 
 
 class Child:
-    """The app-server process, its pipes, the buffer before its stdin, and the spool of its stdout."""
+    """What it writes to stdout goes to the spool, of stderr the end is kept."""
 
-    def __init__(self, spool: int) -> None:
+    def __init__(self, spool: Spool) -> None:
         self.pid = self.start = self.signal = 0
         self.code = self.stdin = self.stdout = self.stderr = -1
         self.unsent, self.stderr_tail = bytearray(), b""
-        self.spool, self.size, self.unspooled, self.dropped = spool, 0, bytearray(), 0
+        self.spool = spool
 
     def spawn(self, argv: list[str], cwd: str) -> None:
         """Raises OSError if it cannot; the keeper ends then, and its descriptors with it."""
@@ -64,22 +64,7 @@ class Child:
             os.close(descriptor)
             self.stdout, self.stderr = (-1 if end == descriptor else end for end in (self.stdout, self.stderr))
         elif chunk and descriptor == self.stdout:
-            self.keep(chunk)
+            self.spool.keep(chunk)
         elif chunk:
             self.stderr_tail = (self.stderr_tail + chunk)[-STDERR_BYTES_MAX:]
         return len(chunk or b"")
-
-    def keep(self, chunk: bytes = b"") -> None:
-        """Spools. What cannot be written is kept, in order, for the next time."""
-        if self.dropped or len(self.unspooled) + len(chunk) > UNSPOOLED_BYTES_MAX:
-            self.dropped += len(chunk)  # after one dropped byte all are: the spool may end early, but has no hole
-        else:
-            self.unspooled += chunk
-        try:
-            while self.unspooled:
-                written = os.write(self.spool, self.unspooled)
-                self.size += written
-                del self.unspooled[:written]
-        except OSError as failure:
-            if chunk:
-                log(f"the spool cannot be written, trying on: {failure}")

@@ -113,6 +113,12 @@ class LineSplitter:
         """Bytes of the line that has not ended yet."""
         return len(self._rest)
 
+    def drop(self) -> None:
+        """The rest of the line that has begun will not come."""
+        self.consumed += len(self._rest)
+        self._rest.clear()
+        self._skipping = False
+
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that `data` completes, without their newlines."""
         *ended, rest = data.split(b"\n")

@@ -1,6 +1,7 @@
-"""The way to the child, through its keeper: bytes from the spool file, lines and words over the keeper's socket.
+"""The way to the child, through its keeper: lines and words over the keeper's socket.
 
-The protocol is the keeper's (see its module docstring); this is codexd's side of version 1.
+The protocol is the keeper's (see its module docstring); this is codexd's side of it. Version 1 had the same words,
+and a spool of one file.
 """
 
 from __future__ import annotations
@@ -17,17 +18,12 @@ from typing import Final, Self
 
 from msgspec import Struct
 
-from baa.codexd.appserver.jsonrpc import LineSplitter
-
-VERSION: Final = 1
+VERSION: Final = 2
 _HEAD: Final = struct.Struct(">cQI")
 _FRAME_MAX: Final = 1 << 20
 
 ADDRESS_MAX: Final = 100
 """Bytes of a Unix socket's address: Linux takes 108, macOS 104."""
-
-CHUNK: Final = 256 * 1024
-"""Bytes of the spool taken at once: enough to be worth a commit, little enough that the loop goes on answering."""
 
 
 class KeeperGone(Exception):
@@ -40,62 +36,6 @@ class KeeperRefused(Exception):
 
 class KeeperNewer(Exception):
     """The keeper is of a later release than this codexd: it is left alone."""
-
-
-class Spool:
-    """Reads what the child wrote, from `offset` on. `offset` moves past whole lines only."""
-
-    def __init__(self, path: Path, offset: int) -> None:
-        """Nothing is opened before the first read: the keeper makes the file."""
-        self._path = path
-        self._start = offset
-        self._at = offset
-        self._file: int | None = None
-        self._splitter = LineSplitter()
-
-    @property
-    def offset(self) -> int:
-        """Bytes of the spool that were given out as whole lines or skipped."""
-        return self._start + self._splitter.consumed
-
-    @property
-    def read_to(self) -> int:
-        """Bytes of the spool that were read, those of an unfinished line included."""
-        return self._at
-
-    @property
-    def unfinished(self) -> int:
-        """Bytes read of a line that has not ended."""
-        return self._splitter.pending
-
-    @property
-    def oversize(self) -> int:
-        """How many lines were too long to be read."""
-        return self._splitter.oversize
-
-    def read(self) -> tuple[list[bytes], bool]:
-        """The next lines, and whether there may be more at once. Raises OSError."""
-        if self._file is None:
-            try:
-                self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return [], False
-        data = os.pread(self._file, CHUNK, self._at)
-        self._at += len(data)
-        return self._splitter.feed(data), len(data) == CHUNK
-
-    def size(self) -> int:
-        """How long the spool is now, in bytes."""
-        try:
-            return self._path.stat().st_size
-        except FileNotFoundError:
-            return 0
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,21 +97,34 @@ class KeeperLink:
 
     @classmethod
     async def connect(cls, folder: Path, keeper_id: str) -> Self:
-        """Meet the keeper of `folder`.
+        """Meet the keeper of `folder`, in its own version if that is an earlier one.
 
         Raises KeeperGone if nobody answers there, KeeperRefused if the keeper will not have us, KeeperNewer if it is
         of a later release.
         """
+        met = await cls._greet(folder, keeper_id, VERSION)
+        if isinstance(met, int):
+            met = await cls._greet(folder, keeper_id, met)
+        if isinstance(met, int):
+            raise KeeperRefused(f"the keeper of {folder.name} does not speak its own version, {met}")
+        return met
+
+    @classmethod
+    async def _greet(cls, folder: Path, keeper_id: str, version: int) -> Self | int:
+        """The link, or the earlier version that the keeper wants to be spoken to in."""
         try:
             reader, writer = await _open(folder)
         except (FileNotFoundError, ConnectionError) as error:  # all else is our own trouble, and no reason to end it
             raise KeeperGone(f"no keeper in {folder.name}: {error}") from error
         try:
             payload = f"keeperId={keeper_id}\npid={os.getpid()}\n".encode()
-            writer.write(_HEAD.pack(b"H", VERSION, len(payload)) + payload)
-            kind, version, told = await _frame(reader)
-            if kind in (b"h", b"e") and version > VERSION:
-                raise KeeperNewer(f"the keeper of {folder.name} speaks version {version}, this codexd {VERSION}")
+            writer.write(_HEAD.pack(b"H", version, len(payload)) + payload)
+            kind, spoken, told = await _frame(reader)
+            if kind in (b"h", b"e") and spoken > VERSION:
+                raise KeeperNewer(f"the keeper of {folder.name} speaks version {spoken}, this codexd {VERSION}")
+            if kind == b"e" and 0 < spoken < version:
+                writer.close()
+                return spoken
             if kind == b"e":
                 raise KeeperRefused(told.decode("utf-8", "replace"))
             if kind != b"h":
