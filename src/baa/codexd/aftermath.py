@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ async def end_left(whose: Whose) -> dict[str, Any]:
         if look > 0:  # what Codex was just told to end needs a moment to be gone
             ended |= {left.process: left for left in own}
             for left in own:
-                _kill(left.process)
+                left.process.kill()
         await asyncio.sleep(BETWEEN_LOOKS_S)
     evidence: dict[str, Any] = {}
     if ended:
@@ -157,16 +156,3 @@ def _descendants(whose: Whose) -> set[int]:
         return {process.pid for process in psutil.Process(whose.keeper_pid).children(recursive=True)}
     except psutil.Error:
         return set()
-
-
-def _kill(process: Recorded) -> None:
-    with suppress(ProcessLookupError, OSError):
-        if hasattr(os, "pidfd_open"):
-            descriptor = os.pidfd_open(process.pid)
-            try:
-                if process.find() is not None:  # it is still the one that was looked at, and the descriptor is its own
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            finally:
-                os.close(descriptor)
-        elif (found := process.find()) is not None:
-            found.kill()

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from baa.codexd import leftovers, program
+from baa.codexd import cgroups, leftovers, program
 from baa.codexd.appserver.keeper_link import KeeperGone, KeeperLink, KeeperRefused
 from baa.codexd.generation import Generation
 from baa.codexd.installed import Installed
@@ -54,11 +54,14 @@ def spawn(generation: Generation, found: Path, setting: Setting) -> subprocess.P
     generation.folder.mkdir(mode=0o700, parents=True)
     if generation.program is not None:  # for a codexd that comes back, which must know whether it is outdated
         (generation.folder / PROGRAM).write_text(f"{generation.program.path}\n{generation.program.file}\n")
+    cgroup = cgroups.make(generation.keeper_id)
+    if cgroup is not None:
+        (generation.folder / cgroups.FILE).write_text(str(cgroup))
     command = [
         *(sys.executable, "-I", "-S", str(KEEPER)),
         *("--folder", str(generation.folder), "--keeper-id", generation.keeper_id),
         *("--generation", str(generation.number), "--daemon-lock", str(setting.daemon_lock)),
-        *("--orphan-ms", str(setting.orphan_ms), "--"),
+        *("--orphan-ms", str(setting.orphan_ms), "--cgroup", str(cgroup or ""), "--"),
         *program.arguments(found, setting.server_args),
     ]
     environment = program.environment(os.environ, codex_home=setting.codex_home, keeper_id=generation.keeper_id)

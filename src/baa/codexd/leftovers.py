@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import shutil
+import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 import psutil
+
+from baa.codexd import cgroups
 
 ENDING_S: Final = 12.0
 """Seconds that a keeper is given to end its child by the ladder (5 s after EOF, 3 s after SIGTERM) and itself."""
@@ -37,6 +40,19 @@ class Recorded:
         except (psutil.Error, OSError, ValueError):
             return None
         return None
+
+    def kill(self) -> None:
+        """SIGKILL it, and never a later process of the same pid."""
+        with suppress(ProcessLookupError, OSError, psutil.Error):
+            if hasattr(os, "pidfd_open"):
+                descriptor = os.pidfd_open(self.pid)
+                try:
+                    if self.find() is not None:  # it is still the one that was looked at, and the descriptor is its own
+                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                finally:
+                    os.close(descriptor)
+            elif (found := self.find()) is not None:
+                found.kill()
 
     async def gone(self, seconds: float) -> bool:
         """Wait until it is gone, `seconds` at most; whether it is."""
@@ -83,17 +99,18 @@ async def end_keeper(keeper: Recorded, *, at_once: bool = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What `sweep` found: the pids of the keepers that it ended, and the highest generation that had a folder."""
+    """What `sweep` found: pids of the keepers that it ended, the highest generation and the ids that had folders."""
 
     ended: list[int]
     newest: int
+    keeper_ids: list[str]
 
 
 async def sweep(keepers: Path, but: Path | None) -> Swept:
     """End every keeper of this state folder except the recorded one, and remove what they leave."""
-    ended, newest = [], 0
+    ended, newest, keeper_ids = [], 0, []
     for folder in sorted(keepers.iterdir()):
-        number = folder.name.partition("-")[0]
+        number, _, keeper_id = folder.name.partition("-")
         newest = max(newest, int(number) if number.isdecimal() else 0)
         if folder == but:
             continue
@@ -101,8 +118,10 @@ async def sweep(keepers: Path, but: Path | None) -> Swept:
         if keeper is not None:
             await end_keeper(keeper)
             ended.append(keeper.pid)
+        await asyncio.to_thread(cgroups.end, folder)
+        keeper_ids += [keeper_id] * bool(keeper_id)
         shutil.rmtree(folder, ignore_errors=True)
-    return Swept(ended, newest)
+    return Swept(ended, newest, keeper_ids)
 
 
 def age_of(start: str) -> float | None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from contextlib import suppress
 from typing import Final
 
-import psutil
 import structlog
 
 from baa import codex
@@ -21,7 +19,7 @@ from baa.api import ids
 from baa.api.events import EventType
 from baa.api.status import ChildState
 from baa.clock import Clock, rfc3339
-from baa.codexd import installed, keepers, leftovers
+from baa.codexd import cgroups, installed, keepers, leftovers, orphans
 from baa.codexd.appserver import lines
 from baa.codexd.appserver.keeper_link import (
     Ended,
@@ -71,6 +69,7 @@ class Supervisor:
         self.watch = Watch(
             loop, watching, setting.server_command, clock, end=self.end_child, replace=self._want_another
         )
+        self._past = orphans.Past()
         self._stopping = asyncio.Event()
         self.decided = asyncio.Event()
         self._generation: Generation | None = None
@@ -96,6 +95,8 @@ class Supervisor:
         swept = await leftovers.sweep(self._setting.keepers, None if left is None else left.folder)
         for pid in swept.ended:
             _log.warning("keeper.ended", pid=pid, why="it is not the recorded one")
+        over = self._loop.log.reader().execute("SELECT keeper_id FROM generation WHERE ended_at IS NOT NULL")
+        self._past.add(*(keeper_id for (keeper_id,) in over), *swept.keeper_ids)
         if self._loop.log.went_back is not None:
             await self._say_log_went_back(self._loop.log.went_back)
         elif swept.newest > self._loop.child.generation:  # each is in the log before its folder is made
@@ -144,6 +145,11 @@ class Supervisor:
     # --- a new child
 
     async def _begin(self) -> None:
+        left = await asyncio.to_thread(self._past.end)
+        if left:
+            await self.succession.unavailable(orphans.told(left))
+            self.decided.set()
+            return
         try:
             found = installed.look(self._setting.server_command)
         except codex.NoProgram as missing:
@@ -365,8 +371,10 @@ class Supervisor:
         told = told or Exit(keeper_died=True, reason="its keeper died")
         self.succession.judge(told, lived_s, stopping=self._stopping.is_set())
         self._loop.use(None)
-        await self._see_it_gone(Recorded(generation.child_pid or 0, generation.child_start))
+        child = Recorded(generation.child_pid or 0, generation.child_start)
+        await self._see_it_gone(child)
         await self._see_keeper_gone(generation)
+        await self._end_rest(generation, child)
         while generation.spool.read_to < generation.spool.size():
             await self._loop.change(lambda transaction: self._loop.ingest(generation, transaction))
         uptime_ms = round(lived_s * 1000) if generation.child_pid is not None and seen else None
@@ -397,6 +405,14 @@ class Supervisor:
         if keeper is not None and not await keeper.gone(KEEPER_GONE_S):
             await leftovers.end_keeper(keeper, at_once=True)
 
+    async def _end_rest(self, generation: Generation, child: Recorded) -> None:
+        """What it started and left: nothing of it may live on, whether another child follows or not."""
+        await asyncio.to_thread(cgroups.end, generation.folder)
+        self._past.add(generation.keeper_id, child=child)
+        left = await asyncio.to_thread(self._past.end)
+        if left:
+            _log.error("orphans.left", pids=[process.pid for process in left], generation=generation.number)
+
     async def end_keeper(self) -> None:
         """For a stop that takes too long: end a keeper that does not do what it is told, and with it its child."""
         keeper = None if self._generation is None else leftovers.keeper_of(self._generation.folder)
@@ -408,8 +424,5 @@ class Supervisor:
         if await child.gone(CHILD_GONE_S):
             return
         _log.error("child.killed", pid=child.pid, why="it outlived its keeper")
-        process = child.find()
-        if process is not None:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        child.kill()
         await child.gone(CHILD_GONE_S)

@@ -45,7 +45,7 @@ from contextlib import suppress
 from child import READ_BYTES, Child
 from peer import NEVER, Peer, holds_lock
 from spool import Spool
-from system import DARWIN, kill_children, log, parent_and_start
+from system import DARWIN, kill_children, log, parent_and_start, within
 
 PROTOCOL_VERSION = 2
 STDIN_BYTES_MAX = 4 << 20  # above it no line is taken: a child that does not read must not fill the memory
@@ -53,6 +53,7 @@ DRAIN_READS = 16  # the largest pipe; more is from somebody else who holds the d
 NEWCOMERS_MAX = 8  # connections before their hello; the oldest gives way
 DEFAULTS = {
     "--child-cwd": "/",
+    "--cgroup": "",  # none: where codexd owns one, the child is born in it
     "--orphan-ms": "600000",  # a restart or an upgrade of codexd takes less
     "--start-ms": "30000",  # codexd says start at once, or it has died; this one and the rest are set by tests only
     "--hello-ms": "2000",  # the hello is the first thing sent
@@ -206,7 +207,8 @@ class Keeper:
     def start(self, peer: Peer) -> None:
         try:
             if self.state == WAITING:
-                self.child.spawn(self.argv, self.given["--child-cwd"])
+                with within(self.given["--cgroup"]):
+                    self.child.spawn(self.argv, self.given["--child-cwd"])
                 self.state, self.start_due = RUNNING, NEVER
         except OSError as failure:
             self.end(f"cannot start: {failure}")

@@ -172,6 +172,7 @@ def systemd_unit(service: Service) -> str:
     program, *arguments = map(_quoted, service.argv)
     # systemd looks for variables in every word but the first.
     command = " ".join((program, *(argument.replace("$", "$$") for argument in arguments)))
+    delegate = "Delegate=yes\n" if service.name == "codexd" else ""  # so that the child can have a cgroup of its own
     return f"""\
 [Unit]
 Description={service.about}
@@ -189,7 +190,7 @@ RestartPreventExitStatus={" ".join(map(str, FINAL_EXITS))}
 TimeoutStartSec=90
 TimeoutStopSec={service.stop_seconds}
 KillMode=process
-OOMPolicy=continue
+{delegate}OOMPolicy=continue
 UMask=0077
 LimitNOFILE=8192
 LimitCORE=0
