@@ -65,7 +65,11 @@ CATALOGUE: Final = (
         "every child exits at once",
         (f"{F}test_stop.py::test_a_child_that_always_ends_is_told_and_tried_ever_later",),
     ),
-    Row("F09", "the child never answers initialize", (), "open"),
+    Row(
+        "F09",
+        "the child never answers initialize",
+        (f"{F}test_unanswered.py::test_a_child_that_never_answers_the_handshake_is_ended_and_the_next_one_tried",),
+    ),
     Row("F10", "the child never answers turn/start", (), "open"),
     Row(
         "F11",

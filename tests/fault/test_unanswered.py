@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from codex_cli_bin import bundled_codex_path
 
 from baa.scripted import Hold, Say, ScriptedModel, when
 from tests.support import mute
+from tests.support.faults import saw
 from tests.support.node import Node
 from tests.support.oracle import Oracle, flaws_of
 
@@ -66,6 +69,17 @@ async def test_a_request_that_is_not_answered_ends_its_turn_and_no_other(
     await node.post(f"/v1/codexd/turn/{beside}/interrupt", {})
     assert (await node.end_of_turn(beside))["reason"] == "requested"
     assert (await node.status())["child"]["generation"] == 1
+
+
+async def test_a_child_that_never_answers_the_handshake_is_ended_and_the_next_one_tried(house: House) -> None:
+    node, oracle, muted = house
+    muted.write_text("initialize")
+    os.kill(await node.child(), signal.SIGKILL)
+    exited = (await oracle.saw("child.exited", count=2))["payload"]
+    saw("F09", "did not answer the handshake" in exited["reason"], f"the second child: {exited['reason']}")
+    muted.unlink()
+    await oracle.saw("child.ready", count=2)
+    assert (await node.play(await node.session(), "plain"))["finalMessage"] == "Fine."
 
 
 async def test_a_child_that_does_not_interrupt_a_turn_is_ended(house: House) -> None:

@@ -121,12 +121,13 @@ class Watch:
             await self._compare(generation)
 
     async def _comes_up(self) -> bool:
-        for _ in range(HANDSHAKE_S):  # second by second, so that time in which nobody ran does not count
+        seconds = max(1, min(HANDSHAKE_S, self._loop.periods.answer_ms // 1000))
+        for _ in range(seconds):  # second by second, so that time in which nobody ran does not count
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self.ready.wait()
                     return True
-        await self._end(Ending(f"it did not answer the handshake in {HANDSHAKE_S} s"))
+        await self._end(Ending(f"it did not answer the handshake in {seconds} s"))
         return False
 
     # --- whether it lives
