@@ -22,7 +22,7 @@ from baa.clock import SystemClock
 from baa.codexd import eventlog, reading
 from baa.codexd.eventlog import EventLog, LogFailed, Transaction
 from baa.codexd.machines.inputs import NewEvent
-from baa.codexd.subscriptions import FRAME_BYTES, Wanted, read_on
+from baa.codexd.subscriptions import FRAME_BYTES, SCAN_SEQS, Wanted, read_on
 from baa.sqlite import open_reader
 from tests.support.script import SETTINGS
 
@@ -383,6 +383,17 @@ async def test_a_page_without_a_wanted_event_moves_on_all_the_same(path: Path) -
         page = await read_on(log, wanted(log, "ses_a"), 0)
 
         assert (page.bodies, page.next) == ([], 2)
+
+
+async def test_one_page_of_the_file_looks_through_no_more_than_a_part_of_a_long_log(path: Path) -> None:
+    async with opened(path) as log:
+        await committed(log, Transaction([*(warning("x") for _ in range(SCAN_SEQS + 1)), registered()]))
+    async with opened(path) as again:
+        rare = Wanted(again.cursor(0), None, frozenset({"session.registered"}))
+        page = await read_on(again, rare, 0)
+        assert (page.bodies, page.next) == ([], SCAN_SEQS)
+        page = await read_on(again, rare, page.next)
+        assert (len(page.bodies), page.next) == (1, SCAN_SEQS + 2)
 
 
 async def test_what_is_committed_and_not_told_yet_is_on_no_page_of_the_file(path: Path) -> None:

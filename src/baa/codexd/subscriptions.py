@@ -35,6 +35,9 @@ HEARTBEAT_S: Final = 15.0
 FRAME_BYTES: Final = 1 << 20
 """Bytes of a page at most, if it has more than one event: a reader should not wait for megabytes to see a word."""
 
+SCAN_SEQS: Final = 20_000
+"""Seqs that a page of the file looks through at most: what is rare in a long log is looked for in many short reads."""
+
 UNREAD_S: Final = 20.0
 """Seconds for a reader to make room for one frame. Later it is closed: the log keeps its events for it."""
 
@@ -98,7 +101,8 @@ async def read_on(log: EventLog, asked: Wanted, after: int, limit: int = FRAME_E
     tail = log.tail
     if tail and tail[0].seq <= after + 1:
         return _from_tail(tail, asked, after, limit)
-    head = log.head  # what is committed but not told yet has no cursor that a reader could come back with
+    # What is committed but not told yet has no cursor that a reader could come back with.
+    head = min(log.head, after + SCAN_SEQS)
 
     def read() -> reading.Page:
         return reading.events(
