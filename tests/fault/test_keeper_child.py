@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -360,3 +361,35 @@ def test_a_segment_has_its_room_before_it_is_written(house: House) -> None:
     stat = segment.stat()
     assert (segment.name, stat.st_size, stat.st_mode & 0o777) == ("0", 6, 0o600)
     assert stat.st_blocks * 512 >= 16 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", disk], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no disk of our own: {mounted.stderr.decode()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_on_a_full_disk_a_segment_has_room_and_all_else_waits_until_there_is_some(small_disk: Path) -> None:
+    house = House(small_disk)
+    try:
+        keeper, client = house.run(misbehaving("read", "flood-stdout=20000000", "say=end", "read", "exit=0"))
+        ballast = small_disk / "ballast"
+        with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+        client.send("L", 1, b"go\n")
+        client.expect("r", 16 << 20)
+        wait_until(lambda: len(keeper.spool) == 16 << 20)
+        client.send("L", 2, b"go\n")
+        client.expect("a", 2)
+        ballast.unlink()
+        client.expect("x")
+        assert keeper.spool == pattern(20_000_000) + b"end\n"
+        assert keeper.record.facts["dropped"] == "0"
+    finally:
+        house.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from baa.scripted import Run, Say, ScriptedModel, when
 from tests.support.keeper_client import alive, environment_of
-from tests.support.node import MARKER, Node, end, until
+from tests.support.node import MARKER, Node, end, until, within
 from tests.support.oracle import Oracle, flaws_of
 
 pytestmark = [
@@ -103,6 +104,20 @@ async def test_a_stop_ends_what_a_running_turn_sent_away(house: House, keeper_di
         os.kill(node.keeper, signal.SIGKILL)
     assert await node.stop() == 0
     assert not alive(left)
+    assert node.left() == []
+    await node.start()
+    assert (await oracle.end_of(turn_id))["type"] == "turn.interrupted"
+
+
+async def test_leftovers_of_a_dead_codexd_and_a_dead_keeper_are_ended_on_request(house: House) -> None:
+    node, oracle = house
+    turn_id, left = await running(node)
+    await node.kill()
+    await end(node.keeper)
+    command = (sys.executable, "-m", "baa.codexd", "--end-leftovers")
+    process = await asyncio.create_subprocess_exec(*command, env=node.environment(), stdout=asyncio.subprocess.PIPE)
+    said, _ = await within(process.communicate())
+    assert (process.returncode, str(left) in said.decode()) == (0, True)
     assert node.left() == []
     await node.start()
     assert (await oracle.end_of(turn_id))["type"] == "turn.interrupted"

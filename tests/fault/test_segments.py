@@ -1,14 +1,16 @@
-"""The spool over its segments, with codexd: what was written while it was dead, and a log that wants what is gone."""
+"""The spool with codexd: over its segments, before any clock, by a log that wants what is gone. Who may not speak."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
-from baa.scripted import Hold, Say, when
+from baa.scripted import Hold, Run, Say, when
 from tests.support.node import Node, until, within
 from tests.support.noisy import noisy_house, noisy_node
 from tests.support.oracle import numbered
@@ -76,3 +78,31 @@ async def test_a_log_that_wants_a_segment_which_is_gone_is_another_log(tmp_path:
         await node.start()
         assert (await node.get("/v1/codexd/events", after=cursor)).json()["error"]["code"] == "cursor_expired"
         assert (await node.play(await node.session(), "plain"))["finalMessage"] == "Fine."
+
+
+async def test_a_turn_that_ended_while_nobody_read_is_not_overdue(tmp_path: Path) -> None:
+    async with noisy_house(tmp_path, SCENARIOS) as house:
+        node, oracle = house.node, house.oracle
+        asked = {"sessionId": await node.session(), "prompt": "held", "deadlineMs": 3_600_000, "stallMs": 3_600_000}
+        turn_id = (await node.post("/v1/codexd/turn", asked)).json()["data"]["turn"]["turnId"]
+        await oracle.saw("item.delta", turn_id, count=50)
+        await node.kill()
+        house.model.release("held")
+        await until(lambda: b'"turn/completed"' in node.spool)
+        with closing(apsw.Connection(str(node.database))) as log:  # as if all that time had passed
+            assert log.execute("UPDATE timer SET monotonic_ms = 0, utc_ms = 0 RETURNING kind").fetchall()
+        await node.start()
+        assert (await oracle.end_of(turn_id))["type"] == "turn.completed"
+        assert oracle.deltas(turn_id) == numbered(100)
+
+
+async def test_a_command_of_the_agents_cannot_speak_to_the_keeper(tmp_path: Path) -> None:
+    """It runs with the user's rights and all access, below the keeper itself."""
+    keepers = tmp_path / "node" / "baa" / "state" / "codexd" / "keepers"
+    knock = f"cd {Path(__file__).parents[2]} && {sys.executable} -m tests.support.keeper_client stranger {keepers}/* ''"
+    scenarios = (when("knock", Run(knock, yield_time_ms=30_000), Say("Done.")),)
+    async with noisy_house(tmp_path, scenarios) as house:
+        turn = await house.node.play(await house.node.session(), "knock")
+        (command,) = [item for item in turn["items"] if item["kind"] == "commandExecution"]
+        assert command["item"]["aggregatedOutput"] == "e you do not hold the daemon's lock\n"
+        assert turn["status"] == "completed"

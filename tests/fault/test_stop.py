@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -169,6 +170,55 @@ async def test_a_second_codexd_on_the_same_state_is_refused_and_disturbs_nothing
     assert (idle.home / "state" / "endpoint.json").read_text() == endpoint
     assert (await idle.status())["daemon"]["pid"] == idle.pid
     await idle.session()
+
+
+async def test_a_way_to_the_state_through_a_link_is_the_same_state(idle: Node) -> None:
+    await idle.start()
+    link = idle.folder / "link"
+    link.symlink_to(idle.state)
+    code, said = await idle.another(state_dir=str(link))
+    assert (code, said.startswith("codexd: Another codexd runs on")) == (75, True)
+    assert (await idle.status())["daemon"]["pid"] == idle.pid
+
+
+RUSH = """\
+import os, signal, sys
+from pathlib import Path
+from baa.api.errors import CannotStart
+from baa.codexd.daemon import hold
+
+pids = []
+begin, go = os.pipe()
+told, tell = os.pipe()
+for n in range(50):
+    if not (pid := os.fork()):
+        os.close(go)
+        os.read(begin, 1)
+        try:
+            hold(Path(sys.argv[1 + n % 2]))
+        except CannotStart as refused:
+            os._exit(refused.exit_code)
+        os.write(tell, b"held")
+        signal.pause()
+    pids.append(pid)
+os.close(begin)
+os.close(go)
+ended = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(49)]
+print(sorted(set(ended)), os.read(told, 100))
+"""
+
+
+def test_of_fifty_that_start_at_once_on_one_state_one_lives(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "link").symlink_to("state")
+    paths = [str(tmp_path / name / "daemon.lock") for name in ("state", "link")]
+    command = [sys.executable, "-c", RUSH, *paths]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as rush:
+        assert rush.stdout is not None
+        try:
+            assert rush.stdout.readline() == "[75] b'held'\n"
+        finally:
+            os.killpg(rush.pid, signal.SIGKILL)
 
 
 async def test_a_taken_port_is_refused(idle: Node) -> None:

@@ -164,8 +164,10 @@ async def test_every_keeper_is_ended_but_the_recorded_one(tmp_path: Path) -> Non
         process(KEEPER, folders[1] / "lock") as mine,
         process(KEEPER, folders[2] / "lock") as three,
     ):
-        assert await sweep(tmp_path, folders[1]) == Swept([one.pid, three.pid], newest=4, keeper_ids=["a", "c", "d"])
+        assert await sweep(tmp_path, folders[1]) == Swept(
+            [one.pid, three.pid], newest=4, keeper_ids=["a", "c", "d", ""]
+        )
         assert mine.poll() is None
         assert [folder.exists() for folder in folders] == [False, True, False, False]
-        assert await sweep(tmp_path, None) == Swept([mine.pid], newest=2, keeper_ids=["b"])
-    assert await sweep(tmp_path, None) == Swept([], newest=0, keeper_ids=[])
+        assert await sweep(tmp_path, None) == Swept([mine.pid], newest=2, keeper_ids=["b", ""])
+    assert await sweep(tmp_path, None) == Swept([], newest=0, keeper_ids=[""])

@@ -40,13 +40,13 @@ def keeper_id(tmp_path: Path) -> str:
 
 def test_what_has_the_marker_is_ended_and_all_else_is_left_alone(keeper_id: str) -> None:
     past = Past()
-    past.add(keeper_id, "kpr_of_nobody")
+    past.add(keeper_id, "kpr_of_nobody", "")
     with (
         process(SLEEPER, **{MARKER: keeper_id}) as one,
         process(STUBBORN, **{"FIRST": "1", MARKER: keeper_id}) as stubborn,
         process(SLEEPER, **{MARKER: f"{keeper_id}x"}) as of_another,
         process(SLEEPER, **{f"X{MARKER}": keeper_id}) as alike,
-        process(SLEEPER) as plain,
+        process(SLEEPER, **{MARKER: ""}) as plain,
     ):
         assert {left.pid for left in past.left()} == {one.pid, stubborn.pid}
         assert past.end() == []

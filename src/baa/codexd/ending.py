@@ -5,8 +5,9 @@ Nothing is removed and nothing is written to the event log: the next codexd read
 
 from __future__ import annotations
 
+import asyncio
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,9 +17,10 @@ import structlog
 
 from baa.api.errors import CannotStart
 from baa.clock import SystemClock
-from baa.codexd import leftovers, restore
+from baa.codexd import cgroups, leftovers, orphans, restore
 from baa.codexd.daemon import hold
 from baa.codexd.leftovers import Recorded
+from baa.codexd.orphans import Past
 from baa.config import Config
 from baa.sqlite import open_reader
 
@@ -46,7 +48,7 @@ async def end_leftovers(config: Config) -> str:
         ) from None
     try:
         ended = [pid for folder in sorted(keepers.iterdir()) for pid in await _end(folder)]
-        ended += await _see_gone(_recorded_child(config.state_dir / "codexd.sqlite3", keepers))
+        ended += await _end_rest(config.state_dir / "codexd.sqlite3", keepers)
     finally:
         os.close(lock)
     if not ended:
@@ -85,15 +87,23 @@ async def _see_gone(child: Recorded) -> list[int]:
     return [child.pid]
 
 
-def _recorded_child(log: Path, keepers: Path) -> Recorded:
-    """The child that the log believes to live: its keeper may be dead already, and it not."""
+async def _end_rest(log: Path, keepers: Path) -> list[int]:
+    """End what no keeper has below it: a child whose keeper is dead already, and what children left. The pids."""
+    past = Past()
+    for folder in keepers.iterdir():
+        past.add(folder.name.partition("-")[2])
+        await asyncio.to_thread(cgroups.end, folder)
+    ended = []
     try:
-        connection = open_reader(log)
-        try:
+        with closing(open_reader(log)) as connection:
+            past.add(*(keeper_id for (keeper_id,) in connection.execute("SELECT keeper_id FROM generation")))
             left = restore.living(connection, keepers, SystemClock())
-        finally:
-            connection.close()
+        if left is not None:
+            ended = await _see_gone(Recorded(left.child_pid or 0, left.child_start))
     except apsw.Error as error:  # then the keepers' own word is all that there is
         _log.warning("log.unreadable", why=str(error))
-        return Recorded(0, "")
-    return Recorded(0, "") if left is None else Recorded(left.child_pid or 0, left.child_start)
+    ended += [process.pid for process in past.left()]
+    stuck = await asyncio.to_thread(past.end)
+    if stuck:
+        raise CannotStart(orphans.told(stuck), exit_code=EX_OSERR)
+    return ended

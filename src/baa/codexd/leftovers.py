@@ -119,7 +119,7 @@ async def sweep(keepers: Path, but: Path | None) -> Swept:
             await end_keeper(keeper)
             ended.append(keeper.pid)
         await asyncio.to_thread(cgroups.end, folder)
-        keeper_ids += [keeper_id] * bool(keeper_id)
+        keeper_ids.append(keeper_id)
         shutil.rmtree(folder, ignore_errors=True)
     return Swept(ended, newest, keeper_ids)
 

@@ -39,7 +39,7 @@ class Past:
 
     def add(self, *keeper_ids: str, child: Recorded | None = None) -> None:
         """These are over: nothing of theirs may live beside another child."""
-        self._keeper_ids.update(keeper_id.encode() for keeper_id in keeper_ids)
+        self._keeper_ids.update(keeper_id.encode() for keeper_id in keeper_ids if keeper_id)
         if child is not None:
             self._children.add(child)
 
@@ -89,5 +89,5 @@ def told(left: list[Recorded]) -> str:
     pids = " ".join(str(process.pid) for process in left)
     return (
         f"Processes of an earlier child still run, and no other is started beside them: pid {pids}. They could not be"
-        f" ended; end them (kill -9 {pids}) or restart the machine. codexd looks again every few seconds."
+        f" ended; end them (kill -9 {pids}) or restart the machine."
     )

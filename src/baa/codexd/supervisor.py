@@ -147,7 +147,7 @@ class Supervisor:
     async def _begin(self) -> None:
         left = await asyncio.to_thread(self._past.end)
         if left:
-            await self.succession.unavailable(orphans.told(left))
+            await self.succession.unavailable(f"{orphans.told(left)} codexd looks again every few seconds.")
             self.decided.set()
             return
         try:
