@@ -34,8 +34,8 @@ from baa.scripted import Run, Say, ScriptedModel, when
 from tests.proof.account import ENDS, Account, Event, Seen, digest, lost
 from tests.proof.figures import Figure, percentile, told
 from tests.proof.followers import follow_socket, follow_sse, read_log
-from tests.support.keeper_client import alive
-from tests.support.node import Node, moment, until, within
+from tests.support.keeper_client import alive, environment_of
+from tests.support.node import MARKER, Node, moment, until, within
 from tests.support.oracle import numbered, seq_of
 
 SESSIONS = 4
@@ -43,7 +43,9 @@ STEADY, WORKING = 120, 60
 SCENARIOS = (
     when("steady", Say.numbered(STEADY, pace_ms=6)),
     when("working", Run("echo one; echo two"), Say.numbered(WORKING, pace_ms=6)),
+    when("leaving", Run("setsid sleep 86411 & (sleep 86412 &) & echo left"), Say.numbered(WORKING, pace_ms=6)),
 )
+KINDS = (("steady", STEADY), ("steady", STEADY), ("steady", STEADY), ("working", WORKING), ("leaving", WORKING))
 PHASES = ("startup", "load", "ack")
 STRIKES = ("child beside codexd", "keeper beside codexd", "child without codexd", "keeper without codexd")
 SETTLE_S = 180.0
@@ -103,7 +105,7 @@ class CrashLoop:
         session_id = await self._answered(self._session)
         count = 0
         while not self._enough.is_set():
-            kind, pieces = ("working", WORKING) if self._rng.random() < 0.2 else ("steady", STEADY)
+            kind, pieces = self._rng.choice(KINDS)
             key = f"{kind} {number}:{count}"
             self._account.expected[key] = numbered(pieces)
             ask = partial(self._turn, session_id, key)
@@ -228,7 +230,7 @@ class CrashLoop:
         kept = {msgspec.json.decode(raw, type=Event).seq: digest(raw) for raw in await read_log(node)}
         below = self._below()
         assert below is not None, "there is no child in the end"
-        strangers = set(node.left()) - {below.keeper, below.child}
+        strangers = {pid for pid in node.left() if _marker(pid) not in (_marker(below.child), None)}
         assert await node.stop() == 0, node.stderr
         with suppress(AssertionError):
             await until(lambda: not node.left())
@@ -236,6 +238,7 @@ class CrashLoop:
         asked = Counter(request.prompt for request in self._model.requests if not request.outputs)
         missing = lost(kept, self._readers)
         given, turns = sum(len(reader.digests) for reader in self._readers), len(account.turns)
+        left_by = sum(key.startswith("leaving") for key in account.acks)
         flaws = [flaw for reader in self._readers for flaw in reader.flaws]
         self.why = [
             *flaws,
@@ -260,10 +263,17 @@ class CrashLoop:
             figure("turns_with_no_end", len(account.turns_with(0)), "turns", turns, must=0),
             figure("turns_done_twice", len(account.done_twice(asked)), "turns", turns, must=0),
             figure("turns_disturbed_by_codexd", len(account.disturbed()), "turns", turns, must=0),
+            figure("turns_that_left_processes", left_by, "turns", turns),
             figure("orphans", len(strangers), "processes", done["kills"] + done["strikes"], must=0),
             figure("recovery_p50", percentile(self._recoveries, 0.5), "s", len(self._recoveries)),
             figure("recovery_p99", percentile(self._recoveries, 0.99), "s", len(self._recoveries)),
         ]
+
+
+def _marker(pid: int) -> bytes | None:
+    """By which all that one child started is known; None of a process that is gone."""
+    marked = (entry for entry in environment_of(Path(f"/proc/{pid}/environ")) if entry.startswith(MARKER))
+    return next(marked, None)
 
 
 def _given(answer: httpx2.Response, wanted: int) -> bool:
