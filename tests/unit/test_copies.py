@@ -214,10 +214,13 @@ def test_the_log_that_is_there_is_set_aside_with_all_that_it_held(log: Path, bac
 
 def test_a_damaged_log_is_set_aside_as_it_is(log: Path, backup: Path) -> None:
     log.write_bytes(b"no database at all")
+    log.with_suffix(".damaged").write_text("it is")
     _, aside = copies.install(backup, log.parent)
 
     assert aside is not None
     assert (aside / copies.DATABASE).read_bytes() == b"no database at all"
+    assert (aside / "codexd.damaged").read_text() == "it is"
+    assert not log.with_suffix(".damaged").exists()  # what is said of that log is not said of this one
     assert tables_of(log) == tables_of(backup / copies.DATABASE)
 
 

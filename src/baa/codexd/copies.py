@@ -34,6 +34,9 @@ DATABASE: Final = "codexd.sqlite3"
 MANIFEST: Final = "manifest.json"
 PARTIAL: Final = ".baa-partial"
 
+BESIDE: Final = (".mark", ".damaged")
+"""The suffixes of files beside a log that speak of it: how far it had come, and that it is damaged."""
+
 EX_DATAERR: Final = 65
 EX_NOINPUT: Final = 66
 EX_CANTCREAT: Final = 73
@@ -241,7 +244,8 @@ def _mark(new: Path, why: str) -> None:
 
 def _set_aside(database: Path) -> Path | None:
     """Give the log that is there a second name, in a folder of its own. Its write-ahead file must not meet the new."""
-    parts = [Path(f"{database}{suffix}") for suffix in ("", "-wal", "-shm")]
+    parts = [database, *(Path(f"{database}{suffix}") for suffix in ("-wal", "-shm"))]
+    parts += [database.with_suffix(suffix) for suffix in BESIDE]
     with suppress(apsw.Error), closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as log:
         log.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # then the one file is all of it
     if not any(part.exists() for part in parts):
