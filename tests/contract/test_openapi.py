@@ -254,6 +254,9 @@ async def _sessions(asker: Asker, folder: Path) -> None:
     fork = await asker.ask("forkSession", {}, sessionId=session_id)
     assert (fork["answered"], fork["session"]["forkedFrom"]["sessionId"]) == (201, session_id)
     await asker.ask("listSessions")
+    attachment = (await asker.ask("attachTerminal", {}, sessionId=session_id))["attachment"]
+    assert attachment["threadId"] == one["session"]["threadId"]
+    await asker.refused("thread_not_found", "attachTerminal", sessionId=fork["session"]["sessionId"])
 
     thread_id = one["session"]["threadId"]
     taken = await asker.refused("thread_in_use", "createSession", {"threadId": thread_id})
@@ -264,6 +267,7 @@ async def _sessions(asker: Asker, folder: Path) -> None:
     closed = await asker.ask("closeSession", {}, sessionId=session_id)
     assert (closed["answered"], closed["session"]["status"]) == (202, "closed")
     await asker.refused("session_closed", "startTurn", {"sessionId": session_id, "prompt": "short"})
+    await asker.refused("session_closed", "attachTerminal", sessionId=session_id)
 
 
 async def _turns(asker: Asker, model: ScriptedModel) -> None:
@@ -374,6 +378,7 @@ async def _draining(folder: Path) -> set[tuple[str, int, str]]:
             await asker.refused("draining", "startTurn", {"sessionId": session_id, "prompt": "short"})
             await asker.refused("draining", "createSession", {"cwd": str(node.work)})
             await asker.refused("draining", "forkSession", sessionId=session_id)
+            await asker.refused("draining", "attachTerminal", sessionId=session_id)
             await asker.refused("draining", "handover", {})
             await asker.refused("draining", "restartChild", {})
             await asker.refused("draining", "makeBackup", {})
@@ -425,6 +430,7 @@ async def _too_early(folder: Path) -> set[tuple[str, int, str]]:
             while (await node.status())["child"]["state"] == "ready":
                 await node.get("/v1/codexd/events", after=await node.head(), waitMs=50)
             await asker.refused("child_unavailable", "forkSession", sessionId=of_the_past)
+            await asker.refused("child_unavailable", "attachTerminal", sessionId=of_the_past)
             await asker.refused("turn_not_running", "steerTurn", {"prompt": "more"}, turnId=doubtful)
             session_id = await node.session()
             turn_id = await _turn(asker, session_id, "short")

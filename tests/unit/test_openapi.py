@@ -17,6 +17,7 @@ from baa.api.events import PAYLOADS, EventType
 from baa.api.sessions import Sandbox
 from baa.clock import SystemClock
 from baa.codexd import http
+from baa.codexd.attaching import Attaching
 from baa.codexd.backup import Backups
 from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog
@@ -89,7 +90,11 @@ async def routes(folder: Path) -> RouteTable:
             retention=Retention(log, Limits(0, 0, 0), clock=clock),
             backups=Backups(log.path, folder, Patience()),
         )
-        return http.application(daemon, Policy(Sandbox.READ_ONLY, (), ()), EVENTS)[1]
+        policy = Policy(Sandbox.READ_ONLY, (), ())
+        attaching = Attaching(
+            loop, daemon.commands, policy, clock=clock, path=folder / "attach.sock", codex_home=folder
+        )
+        return http.application(daemon, policy, attaching, EVENTS)[1]
     finally:
         log.close()
 

@@ -218,6 +218,7 @@ SITUATIONS: dict[str, Script] = {
 ERROR = {"code": -1, "message": "no"}
 INPUTS: list[Input] = [
     asked("trn_new"),
+    i.OpenWanted(),
     i.ChildBecameReady(),
     *(died(taken=taken, keeper=keeper, generation=g) for taken in (True, False, None) for keeper in (True, False)
       for g in (1, 2)),

@@ -55,7 +55,7 @@ def test_it_says_what_it_installs_and_how_big_that_is(tmp_path: Path) -> None:
     assert "systemd" in said
     assert "4567 kB to download, 12.3 MB of additional disk space" in said
     assert "BAA_NO_APT=1" in said
-    assert calls[-1].startswith("install --yes --no-install-recommends curl iproute2 jq strace systemd util-linux")
+    assert calls[-1].startswith("install --yes --no-install-recommends curl iproute2 jq strace systemd tmux util-linux")
     assert "update" not in calls
 
 

@@ -71,6 +71,22 @@ class SteeredTurn(Struct, frozen=True):
     steered: Literal[True]
 
 
+class Attachment(Struct, rename="camel", frozen=True):
+    """What Codex's own terminal UI is let in with, once: at `socket`, as the bearer token of its handshake."""
+
+    session_id: str
+    thread_id: str
+    socket: str
+    ticket: str
+    expires_at: str
+
+
+class AttachmentAnswer(Struct, frozen=True):
+    """A ticket."""
+
+    attachment: Attachment
+
+
 class InteractionAnswer(Struct, frozen=True):
     """An interaction as it ended."""
 

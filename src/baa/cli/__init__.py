@@ -110,6 +110,32 @@ def restore_backup(
     return restore(backup, config_file=config, as_json=json)
 
 
+@app.command(name="attach")
+def attach_terminal(
+    session: str,
+    /,
+    *,
+    config: Annotated[Path | None, Parameter(show_default=False)] = None,
+) -> int:
+    """Open a session in Codex's own terminal UI. Leaving it leaves the turn running.
+
+    What is typed there is a turn like any other, under the node's ceiling; a question of Codex's can be answered there
+    or anywhere else. When codexd is restarted, the UI comes back by itself.
+
+    Example: `baa attach ses_01hzy3v9q8f2k4m6n7p0r5t1wx`
+
+    Parameters
+    ----------
+    session:
+        The session's id.
+    config:
+        The configuration file; without it BAA_CONFIG, else baa.toml in your configuration folder.
+    """
+    from baa.cli.attach import run
+
+    return run(session, config_file=config)
+
+
 app.command("baa.cli.service:app", name="service")
 app.command("baa.cli.node:app", name="node")
 

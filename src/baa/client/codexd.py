@@ -20,7 +20,16 @@ import httpx2
 import msgspec
 
 from baa import config as configuration
-from baa.api.answers import AcceptedTurn, BackupAnswer, Healthy, SessionAnswer, SessionPage, TurnAnswer
+from baa.api.answers import (
+    AcceptedTurn,
+    Attachment,
+    AttachmentAnswer,
+    BackupAnswer,
+    Healthy,
+    SessionAnswer,
+    SessionPage,
+    TurnAnswer,
+)
 from baa.api.events import EventType
 from baa.api.sessions import CreateSession, Session, StartTurn, Turn
 from baa.api.status import Backup, RestartChild, Status
@@ -101,6 +110,11 @@ class Codexd:
         asked = {"purpose": purpose, "limit": str(limit), "pageToken": page_token}
         query = {name: value for name, value in asked.items() if value is not None}
         return await self._get("/v1/codexd/sessions", SessionPage, query=query)
+
+    async def attach(self, session_id: str) -> Attachment:
+        """A one-time ticket for Codex's own terminal UI on a session. Asked again when the answer is lost."""
+        path = f"/v1/codexd/sessions/{session_id}/attach"
+        return (await self._ask("POST", path, AttachmentAnswer, body=b"{}", repeatable=True)).attachment
 
     async def start_turn(self, asked: StartTurn, *, idempotency_key: str | None = None) -> AcceptedTurn:
         """A turn that is durable. With a key it is asked for again when the answer is lost, and still started once."""

@@ -14,7 +14,7 @@ from baa.api import ids
 from baa.api.errors import Code, PeerFailed, Rejected, Unavailable
 from baa.api.events import EventType
 from baa.api.interactions import AnswerInteraction
-from baa.api.sessions import Fork, InputPart, OnBusy, SessionSettings, TurnRequest, TurnStatus
+from baa.api.sessions import Fork, InputPart, OnBusy, Origin, SessionSettings, TurnRequest, TurnStatus
 from baa.clock import Clock
 from baa.codexd import reading
 from baa.codexd.appserver import lines
@@ -54,6 +54,7 @@ class _Wanted:
     turn_id: str
     request: TurnRequest
     on_busy: OnBusy
+    origin: Origin
     steer_id: str
 
 
@@ -138,6 +139,19 @@ class Commands:
         # Of a thread whose file was put there, Codex lists nothing until it is loaded: then its fork has all of it.
         return None if turns and ended is None else Fork(session_id, thread_id, ended)
 
+    def to_attach(self, session_id: str) -> Session:
+        """A session that Codex's own terminal UI can resume. Raises Rejected (404, 409), Unavailable."""
+        session = self._open_session(session_id)
+        if session.thread_id is None or not session.resumable or session.settings.ephemeral:
+            raise Rejected(
+                Code.THREAD_NOT_FOUND,
+                "Codex has no stored thread of this session yet: one is stored with its first turn, and none of an"
+                " ephemeral session. Start a turn, then attach.",
+            )
+        if not self._loop.child.ready:
+            raise Unavailable(Code.CHILD_UNAVAILABLE, "Codex does not run at the moment. Try again.")
+        return session
+
     async def close(self, session_id: str) -> None:
         """Close a session, its turns ended before. Returns once the wish is durable. Raises Rejected (404)."""
 
@@ -155,6 +169,7 @@ class Commands:
         request: TurnRequest,
         *,
         on_busy: OnBusy = OnBusy.REJECT,
+        origin: Origin = Origin.API,
         key: str | None = None,
         body_hash: str = "",
     ) -> TurnAnswer:
@@ -164,7 +179,7 @@ class Commands:
         """
         while True:
             steer_id = ids.new_id("str", self._clock.utc_ms())
-            entry = await self._entry(key, body_hash, _Wanted(session_id, turn_id, request, on_busy, steer_id))
+            entry = await self._entry(key, body_hash, _Wanted(session_id, turn_id, request, on_busy, origin, steer_id))
             if entry.steering is None:
                 return TurnAnswer(entry.turn_id, entry.seq, entry.steered)
             if await self._steered(entry.steering, steer_id, key, entry):
@@ -206,7 +221,7 @@ class Commands:
         else:
             self._refuse_new_turn(session, wanted.on_busy)
             entry = Key(body_hash, wanted.turn_id, 0)
-            given = i.TurnRequested(wanted.turn_id, wanted.request, key, hash_)
+            given = i.TurnRequested(wanted.turn_id, wanted.request, key, hash_, wanted.origin)
         if key is not None:
             loop.keys[key] = entry
         transaction.done.append(lambda seq: setattr(entry, "seq", seq))
@@ -215,9 +230,9 @@ class Commands:
             loop.step(self._session(wanted.session_id), i.StopTurn(first.turn_id, REPLACED), transaction)
         return entry
 
-    async def steer(self, turn_id: str, input_: tuple[InputPart, ...]) -> None:
+    async def steer(self, turn_id: str, input_: tuple[InputPart, ...], *, steer_id: str | None = None) -> None:
         """Give more input to a turn. Returns once Codex took it. Raises Rejected (404, 409), PeerFailed."""
-        steer_id = ids.new_id("str", self._clock.utc_ms())
+        steer_id = steer_id or ids.new_id("str", self._clock.utc_ms())
         waiting: list[asyncio.Future[dict[str, Any] | None]] = []
 
         def decide(transaction: Transaction) -> None:

@@ -29,6 +29,7 @@ from baa.clock import Clock, SystemClock, rfc3339
 from baa.codexd import http, leftovers, lifecycle, reading, restore, schema
 from baa.codexd.aftermath import Aftermath, Whose
 from baa.codexd.appserver.keeper_link import KeeperNewer
+from baa.codexd.attaching import Attaching
 from baa.codexd.backup import Backups
 from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog, LogFailed, Transaction
@@ -153,12 +154,21 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
 async def _serve(
     daemon: Daemon, config: Config, sock: socket.socket, stop: Stop, on_started: Callable[[str], None]
 ) -> None:
-    app, routes = http.application(daemon, _policy(config), config.event_stream_path)
+    policy = _policy(config)
+    attaching = Attaching(
+        daemon.loop,
+        daemon.commands,
+        policy,
+        clock=daemon.clock,
+        path=config.state_dir / "attach.sock",
+        codex_home=config.codex_home,
+    )
+    app, routes = http.application(daemon, policy, attaching, config.event_stream_path)
     hosts = loopback_hosts(sock.getsockname()[1]) | set(config.allowed_hosts)
     tokens = ensure_tokens(config.tokens_dir)
     guard = Guard(app, program="codexd", allowed_hosts=hosts, routes=routes, tokens=tokens)
     server = serve.HttpServer(guard, sock)
-    async with asyncio.TaskGroup() as tasks:
+    async with attaching.serving(), asyncio.TaskGroup() as tasks:
         child = tasks.create_task(daemon.supervisor.run(), name="supervisor")
         await daemon.supervisor.decided.wait()  # so that nobody is answered before it is known if there is a Codex
         serving = tasks.create_task(server.serve(), name="http")

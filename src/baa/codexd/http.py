@@ -19,6 +19,7 @@ from baa.api.events import EventType
 from baa.api.sessions import NoFields
 from baa.api.status import AnnounceHandover, MakeBackup, RestartChild
 from baa.codexd import http_sessions, http_turns, metrics, openapi
+from baa.codexd.attaching import Attaching
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.policy import Policy
 from baa.codexd.request import PAGE, PAGE_MAX, WAIT_MAX_MS, Asked, answer, integer, optional_body, query_of
@@ -31,13 +32,14 @@ from baa.http.routes import OPT, RouteTable
 _log = structlog.get_logger("http")
 
 
-def application(daemon: Daemon, policy: Policy, events_path: str) -> tuple[App, RouteTable]:
+def application(daemon: Daemon, policy: Policy, attaching: Attaching, events_path: str) -> tuple[App, RouteTable]:
     """The ASGI application of codexd, and its routes for the guard."""
     litestar = Litestar(
         route_handlers=[
             *_about_itself(daemon),
             *_described(daemon, events_path),
             *http_sessions.routes(daemon, policy),
+            http_sessions.attach(daemon, attaching),
             *http_turns.routes(daemon, policy),
             _events(daemon, events_path),
         ],

@@ -14,6 +14,7 @@ from baa.api.errors import Code, Rejected
 from baa.api.interactions import AnswerInteraction
 from baa.api.sessions import CreateSession, Fork, NoFields, Session, SessionSettings, SessionStatus
 from baa.codexd import reading
+from baa.codexd.attaching import Attaching
 from baa.codexd.commands import no_such_interaction, no_such_session
 from baa.codexd.policy import Policy
 from baa.codexd.request import Asked, answer, optional_body, page_of, query_of, token_of
@@ -90,6 +91,18 @@ def routes(daemon: Daemon, policy: Policy) -> list[Any]:
         return await answered(daemon, request, interaction_id, lambda owner, _: owner == session_id)
 
     return [list_sessions, create_session, read_session, list_turns, close_session, fork_session, answer_interaction]
+
+
+def attach(daemon: Daemon, attaching: Attaching) -> Any:
+    """The handler that gives tickets to terminals."""
+
+    @post("/v1/codexd/sessions/{session_id:str}/attach", opt={OPT: "drive"})
+    async def attach_terminal(request: Asked, session_id: FromPath[str]) -> Response[bytes]:
+        await optional_body(request, NoFields)
+        _session(daemon, session_id)
+        return answer({"attachment": attaching.issue(session_id)}, 201)
+
+    return attach_terminal
 
 
 def _session(daemon: Daemon, session_id: str) -> Session:

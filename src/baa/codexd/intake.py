@@ -59,6 +59,8 @@ class Intake:
                     jsonrpc.Unreadable(line[: jsonrpc.SAMPLE_MAX].decode("utf-8", "replace"), str(error)), transaction
                 )
                 continue
+            if self._loop.attached.terminals:
+                self._loop.attached.heard(message, line, transaction)
             self._take(come, generation, transaction)
             if message.method is msgspec.UNSET and isinstance(message.id, str):
                 generation.answered(transaction, message.id)

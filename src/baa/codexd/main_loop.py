@@ -25,6 +25,7 @@ from baa.clock import Clock
 from baa.codexd import deadlines
 from baa.codexd.appserver import lines, translate
 from baa.codexd.appserver.lines import Line
+from baa.codexd.attached import Attached
 from baa.codexd.deadlines import DUE, Due
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
@@ -103,6 +104,7 @@ class MainLoop:
         """Start from what the tables held."""
         self.log = log
         self.sessions = Registry(restored.sessions.values())
+        self.attached = Attached(self.sessions)
         self.child = Child(generation=restored.generation)
         self.timers = Timers(clock)
         self.timers.restore(restored.timers)
@@ -161,12 +163,7 @@ class MainLoop:
         answer: asyncio.Future[translate.Called] = asyncio.get_running_loop().create_future()
 
         def decide(transaction: Transaction) -> None:
-            if self._generation is None or not self.child.ready:
-                raise Unavailable(Code.CHILD_UNAVAILABLE, "Codex does not run at the moment. Try again.")
-            asking = line(self._generation.next_number)
-            assert asking.request_id is not None
-            self.calls[asking.request_id] = answer
-            self._generation.send(transaction, asking)
+            self.calls[self.ask_child(transaction, line)] = answer
 
         await self.ask(decide)
         try:
@@ -174,6 +171,20 @@ class MainLoop:
                 return await answer
         except TimeoutError:
             raise Unavailable(Code.CHILD_UNAVAILABLE, f"Codex did not answer in {CALL_S:.0f} s. Try again.") from None
+
+    def ask_child(self, transaction: Transaction, line: Callable[[int], Line]) -> str:
+        """Send the child somebody's own question: the id of its answer. Raises Unavailable if there is no child."""
+        if self._generation is None or not self.child.ready:
+            raise Unavailable(Code.CHILD_UNAVAILABLE, "Codex does not run at the moment. Try again.")
+        asking = line(self._generation.next_number)
+        assert asking.request_id is not None
+        self._generation.send(transaction, asking)
+        return asking.request_id
+
+    @property
+    def codex_version(self) -> str:
+        """The version of the child that there is."""
+        return "" if self._generation is None else self._generation.version or ""
 
     def start_clocks(self) -> None:
         """From here on timers count: all that was written while nobody read is read."""
@@ -254,7 +265,9 @@ class MainLoop:
         transaction = Transaction()
         for owner_id, kind in list(self.timers.over(self.sessions.asking())):
             session = self.sessions.of_owner(owner_id)
-            if session is not None and not self._still_held(owner_id, kind):
+            if kind is i.TimerKind.IDLE and self.attached.on(owner_id):  # somebody looks at the thread
+                self.timers.set(transaction, owner_id, kind, self.periods.idle_ms)
+            elif session is not None and not self._still_held(owner_id, kind):
                 self.step(session, i.TimeUp(owner_id, kind), transaction)
         self._submit(transaction)
 
@@ -292,6 +305,8 @@ class MainLoop:
         done = step(session, given, self.child)
         if done.session is not session:
             self.sessions.remember(done.session, transaction)
+        if self.attached.terminals:
+            self.attached.stepped(session, done, transaction)
         for event in done.events:
             transaction.events.append(event)
             if event.type in _OVER:
@@ -397,6 +412,7 @@ class MainLoop:
             if not waiting.done():
                 waiting.set_exception(Unavailable(Code.CHILD_UNAVAILABLE, "Codex ended before it answered. Try again."))
         self.calls.clear()
+        self.attached.child_died()
 
         def told(session: Session) -> i.Input:
             number = None

@@ -12,6 +12,7 @@ from typing import Any, Final
 from baa.api import ids
 from baa.api.answers import (
     AcceptedTurn,
+    AttachmentAnswer,
     BackupAnswer,
     EventPage,
     HandoverAnswer,
@@ -318,6 +319,7 @@ def _one_session(one: str) -> tuple[Operation, ...]:
                 Code.CODEX_FAILED,
             ),
         ),
+        _attach(one),
         _post(
             "answerInSession",
             f"{one}/interactions/{{interactionId}}",
@@ -327,6 +329,28 @@ def _one_session(one: str) -> tuple[Operation, ...]:
             parameters=(SESSION, INTERACTION),
             body=AnswerInteraction,
             codes=(*ANSWERS, Code.SESSION_NOT_FOUND),
+        ),
+    )
+
+
+def _attach(one: str) -> Operation:
+    return _post(
+        "attachTerminal",
+        f"{one}/attach",
+        "A one-time ticket for Codex's own terminal UI (`baa attach`), good for some seconds.",
+        status=201,
+        data=AttachmentAnswer,
+        parameters=(SESSION,),
+        body=NoFields,
+        body_optional=True,
+        codes=(
+            *READS_BODY,
+            *TAKES,
+            Code.SESSION_NOT_FOUND,
+            Code.SESSION_CLOSED,
+            Code.THREAD_NOT_FOUND,
+            Code.DRAINING,
+            Code.CHILD_UNAVAILABLE,
         ),
     )
 

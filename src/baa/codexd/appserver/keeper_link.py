@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from typing import Final, Self
 
 from msgspec import Struct
 
+from baa.unix import reachable
+
 VERSION: Final = 2
 _HEAD: Final = struct.Struct(">cQI")
 _FRAME_MAX: Final = 1 << 20
-
-ADDRESS_MAX: Final = 100
-"""Bytes of a Unix socket's address: Linux takes 108, macOS 104."""
 
 
 class KeeperGone(Exception):
@@ -242,11 +240,5 @@ async def _frame(reader: asyncio.StreamReader) -> tuple[bytes, int, bytes]:
 
 
 async def _open(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    address = folder / "socket"
-    if len(os.fsencode(address)) < ADDRESS_MAX:
+    with reachable(folder / "socket") as address:
         return await asyncio.open_unix_connection(address)
-    # A state folder's path may be longer: go through a short symlink.
-    with tempfile.TemporaryDirectory(prefix="baa-", dir="/tmp") as short:
-        link = Path(short) / "k"
-        link.symlink_to(folder)
-        return await asyncio.open_unix_connection(link / "socket")

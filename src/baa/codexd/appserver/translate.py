@@ -410,6 +410,10 @@ def _called(_: str, message: Envelope, generation: int) -> Incoming:
     return Called(str(message.id), result, _error_of(message))
 
 
+def _look_answered(_: str, message: Envelope, generation: int) -> Incoming:
+    return Dropped("answer to an attached terminal")  # which heard it before (attached.py), if it is still there
+
+
 def _error_of(message: Envelope) -> dict[str, Any] | None:
     return None if message.error is UNSET else message.error
 
@@ -437,6 +441,7 @@ _ANSWERS: Final[dict[str, Callable[[str, Envelope, int], Incoming]]] = {
     "limits": _limits_answered,
     "ping": _ping_answered,
     "read": _called,
+    "look": _look_answered,
     "open": _open_answered(fresh=True),
     "fork": _open_answered(fresh=True),
     "resume": _open_answered(fresh=False),

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct, UnsetType
 
 from baa.api.events import EventType, Payload
 from baa.api.interactions import AnswerInteraction, InteractionKind
-from baa.api.sessions import Fork, InputPart, SessionSettings, TurnRequest
+from baa.api.sessions import Fork, InputPart, Origin, SessionSettings, TurnRequest
 from baa.codexd.machines.turn import Said, StopWish
 
 
@@ -36,6 +36,11 @@ class TurnRequested(Struct, frozen=True):
     request: TurnRequest
     idempotency_key: str | None = None
     body_hash: str | None = None
+    origin: Origin = Origin.API
+
+
+class OpenWanted(Struct, frozen=True):
+    """Somebody looks at the thread in Codex's own terminal UI: the child is to have it, also while no turn runs."""
 
 
 class SteerRequested(Struct, frozen=True):
@@ -315,6 +320,7 @@ class HistoryRead(Struct, frozen=True):
 
 Input = (
     TurnRequested
+    | OpenWanted
     | SteerRequested
     | SteerWithdrawn
     | StopTurn

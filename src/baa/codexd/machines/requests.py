@@ -33,7 +33,9 @@ LEASE_OVER = StopWish(TurnChange.INTERRUPTED, "lease_expired")
 def requested(session: Session, given: i.TurnRequested, child: Child) -> Step:
     """A new turn, at the end of the line."""
     request = given.request
-    payload = e.TurnQueued(request=request, idempotency_key=given.idempotency_key, body_hash=given.body_hash)
+    payload = e.TurnQueued(
+        request=request, origin=given.origin, idempotency_key=given.idempotency_key, body_hash=given.body_hash
+    )
     queued = NewEvent(EventType.TURN_QUEUED, session.session_id, given.turn_id, payload)
     timers: list[Effect] = []
     if request.deadline_ms is not None:
@@ -43,6 +45,15 @@ def requested(session: Session, given: i.TurnRequested, child: Child) -> Step:
     session = replace(session, turns=(*session.turns, Turn(given.turn_id, request)))
     done = Step(session, (queued,), tuple(timers))
     return done.then(then_advance(session, child)) if len(session.turns) == 1 else done
+
+
+def open_wanted(session: Session, _: i.OpenWanted, child: Child) -> Step:
+    """Open the thread, unless this child has it or was asked already. One without a turn Codex could not find."""
+    there = child.generation in (session.loaded_in, session.opening_in)
+    if there or not child.ready or session.thread_id is None or not session.resumable or session.closed:
+        return Step(session)
+    opening = i.OpenThread(session.session_id, session.thread_id, session.settings)
+    return Step(replace(session, opening_in=child.generation), (), (opening,))
 
 
 def stop_turn(session: Session, given: i.StopTurn, child: Child) -> Step:

@@ -22,6 +22,7 @@ _Handler = Callable[[Session, _Given, Child], Step]
 
 _HANDLERS: Final[dict[type, _Handler[Any]]] = {
     i.TurnRequested: requests.requested,
+    i.OpenWanted: requests.open_wanted,
     i.SteerRequested: requests.steer_requested,
     i.SteerWithdrawn: requests.steer_withdrawn,
     i.StopTurn: requests.stop_turn,

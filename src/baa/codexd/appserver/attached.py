@@ -1,0 +1,483 @@
+"""Codex's own terminal UI as a client of codexd: what it may ask, in Codex's words, and what it is told.
+
+Nothing that the UI sent goes to the child as it came: a request is read into one of the shapes below, or refused. What
+only looks is passed on with the parameters named here; all else codexd decides and writes by itself.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from baa.api.interactions import AnswerInteraction, InteractionKind, Scope
+from baa.api.sessions import ApprovalPolicy, InputPart, LocalImage, Sandbox, TextInput
+from baa.codexd.appserver import jsonrpc
+from baa.codexd.appserver import messages as m
+from baa.codexd.appserver.jsonrpc import Envelope
+from baa.codexd.appserver.lines import Line
+from baa.codexd.appserver.translate import QUESTIONS
+from baa.codexd.machines.interaction import ACCEPT, DECLINE, Question
+
+RequestId = str | int
+
+_THREAD: Final = frozenset({"threadId"})
+_PAGE: Final = frozenset({"cursor", "limit", "sortDirection"})
+
+LOOKS: Final[dict[str, frozenset[str]]] = {
+    "thread/read": _THREAD | {"includeTurns"},
+    "thread/turns/list": _THREAD | _PAGE | {"itemsView"},
+    "thread/items/list": _THREAD | _PAGE | {"turnId", "deferOutput"},
+    "thread/goal/get": _THREAD,
+    "thread/backgroundTerminals/list": _THREAD | {"cursor", "limit"},
+    "account/read": frozenset(),
+    "account/rateLimits/read": frozenset(),
+    "collaborationMode/list": frozenset(),
+    "configRequirements/read": frozenset(),
+    "model/list": frozenset({"cursor", "limit", "includeHidden"}),
+}
+"""What the UI asks to have something to show, and the parameters of it that reach the child."""
+
+RESUME: Final = "thread/resume"
+RESUMES: Final = _THREAD | {"excludeTurns", "initialTurnsPage"}
+"""A resume that changes nothing: the thread stands as codexd has opened it."""
+
+CANNED: Final[dict[str, dict[str, Any]]] = {
+    "account/bedrock/checkGovCloudRequirements": {"isGovCloud": False, "shouldWarn": False},
+    "hooks/list": {"data": []},
+    "thread/list": {"data": [], "nextCursor": None, "backwardsCursor": None},
+    "thread/unsubscribe": {"status": "unsubscribed"},
+}
+"""What has the same answer for every UI: it sees no other session's threads, and unloads none."""
+
+ABOUT_ACCOUNT: Final = frozenset({"account/rateLimits/updated"})
+"""Notifications of no thread that every UI is told."""
+
+OURS_TO_TELL: Final = "serverRequest/resolved"
+"""A notification that codexd tells of its own questions, by its own ids."""
+
+INVALID: Final = -32600
+OVERLOADED: Final = -32001
+
+
+class UserInput(m.Message):
+    """A piece of what was typed."""
+
+    type: str
+    text: str = ""
+    path: str = ""
+
+
+class Mode(m.Message):
+    """The mode of a turn, with the model and the effort that go with it."""
+
+    mode: str = "default"
+    settings: dict[str, Any] | None = None
+
+
+class StartParams(m.Message):
+    """`turn/start`, as far as a turn of ours can say it."""
+
+    thread_id: str
+    input: list[UserInput]
+    client_user_message_id: str | None = None
+    cwd: str | None = None
+    runtime_workspace_roots: list[str] | None = None
+    approval_policy: Any = None
+    approvals_reviewer: str | None = None
+    sandbox_policy: dict[str, Any] | None = None
+    permissions: Any = None
+    model: str | None = None
+    effort: str | None = None
+    collaboration_mode: Mode | None = None
+    output_schema: dict[str, Any] | None = None
+
+
+class SteerParams(m.Message):
+    """`turn/steer`."""
+
+    thread_id: str
+    input: list[UserInput]
+    expected_turn_id: str
+    client_user_message_id: str | None = None
+
+
+class InterruptParams(m.Message):
+    """`turn/interrupt`."""
+
+    thread_id: str
+    turn_id: str
+
+
+class InitializeParams(m.Message):
+    """`initialize`, as far as it matters here."""
+
+    capabilities: dict[str, Any] | None = None
+
+
+# --- what a message of the UI means
+
+
+class Greeting(Struct, frozen=True):
+    """The handshake. `unwanted`: notifications that this UI does not want."""
+
+    request_id: RequestId
+    unwanted: frozenset[str]
+
+
+class Begin(Struct, frozen=True):
+    """A turn was typed. `folders` are all that it would work in, `network` whether it wants one."""
+
+    request_id: RequestId
+    thread_id: str
+    parts: tuple[InputPart, ...]
+    message_id: str | None
+    model: str | None
+    effort: str | None
+    sandbox: Sandbox | None
+    approval_policy: ApprovalPolicy | None
+    folders: frozenset[str]
+    network: bool
+
+
+class Steer(Struct, frozen=True):
+    """More was typed for the turn that runs."""
+
+    request_id: RequestId
+    thread_id: str
+    codex_turn_id: str
+    parts: tuple[InputPart, ...]
+    message_id: str | None
+
+
+class Interrupt(Struct, frozen=True):
+    """The turn is to be ended."""
+
+    request_id: RequestId
+    thread_id: str
+    codex_turn_id: str
+
+
+class Look(Struct, frozen=True):
+    """Something to pass on that changes nothing. `thread_id`: whose it is; `resumes`: from then on it is told all."""
+
+    request_id: RequestId
+    method: str
+    params: dict[str, Any]
+    thread_id: str | None
+    resumes: bool = False
+
+
+class Skills(Struct, frozen=True):
+    """The skills of the session's folder are asked for."""
+
+    request_id: RequestId
+
+
+class Loaded(Struct, frozen=True):
+    """The threads in memory are asked for: for this UI that is its session's."""
+
+    request_id: RequestId
+
+
+class Ready(Struct, frozen=True):
+    """What codexd answers at once."""
+
+    line: bytes
+
+
+class Answered(Struct, frozen=True):
+    """An answer to a question of codexd's; without a result, a refusal to answer."""
+
+    interaction_id: RequestId
+    result: Raw | None
+
+
+class Nothing(Struct, frozen=True):
+    """A message that needs no doing."""
+
+
+Meant = Greeting | Begin | Steer | Interrupt | Look | Skills | Loaded | Ready | Answered | Nothing
+
+
+class _Refusal(Exception):
+    """What the UI asks for cannot be had: told to it in these words."""
+
+
+def meant(data: bytes) -> Meant | jsonrpc.Unreadable:
+    """What one message of the UI means. What is not allowed, or cannot be read, has its refusal ready."""
+    message = jsonrpc.decode(data)
+    if isinstance(message, jsonrpc.Unreadable):
+        return message
+    if message.method is UNSET:
+        if message.id is UNSET:
+            return Nothing()
+        return Answered(message.id, None if message.result is UNSET else message.result)
+    if message.id is UNSET:  # `initialized`, and whatever a later UI notes
+        return Nothing()
+    try:
+        return _asked(message.id, message.method, message.params)
+    except msgspec.DecodeError as error:
+        return Ready(jsonrpc.refusal(message.id, INVALID, f"codexd cannot read this {message.method}: {error}"))
+    except _Refusal as refused:
+        return Ready(jsonrpc.refusal(message.id, INVALID, str(refused)))
+
+
+def _asked(request_id: RequestId, method: str, params: Raw | UnsetType) -> Meant:
+    given = Raw(b"{}") if params is UNSET or bytes(params) == b"null" else params
+    reader = _READERS.get(method)
+    if reader is not None:
+        return reader(request_id, given)
+    if method in LOOKS:
+        return _look(request_id, method, given, LOOKS[method])
+    if method == RESUME:
+        return _look(request_id, method, given, RESUMES, resumes=True)
+    if method in CANNED:
+        return Ready(jsonrpc.answer(request_id, CANNED[method]))
+    raise _Refusal(f"{method} is not available in a session of codexd's (baa attach).")
+
+
+def _look(request_id: RequestId, method: str, given: Raw, names: frozenset[str], *, resumes: bool = False) -> Look:
+    told = msgspec.json.decode(given, type=dict[str, Any])
+    params = {name: value for name, value in told.items() if name in names and value is not None}
+    thread_id = params.get("threadId")
+    if names & _THREAD and not isinstance(thread_id, str):
+        raise _Refusal(f"{method} needs a threadId.")
+    return Look(request_id, method, params, thread_id, resumes)
+
+
+def _greeting(request_id: RequestId, given: Raw) -> Greeting:
+    capabilities = msgspec.json.decode(given, type=InitializeParams).capabilities or {}
+    unwanted = capabilities.get("optOutNotificationMethods") or []
+    return Greeting(request_id, frozenset(name for name in unwanted if isinstance(name, str)))
+
+
+def _begin(request_id: RequestId, given: Raw) -> Begin:
+    told = msgspec.json.decode(given, type=StartParams)
+    mode = told.collaboration_mode or Mode()
+    own = mode.settings or {}
+    if mode.mode != "default":
+        raise _Refusal(f"The mode {mode.mode!r} is not available in a session of codexd's: a turn could not say it.")
+    if told.output_schema is not None or told.approvals_reviewer not in (None, "user"):
+        raise _Refusal("codexd's sessions take no output schema from a terminal, and no reviewer but the user.")
+    if told.permissions is not None:
+        raise _Refusal("Permission profiles are not available in a session of codexd's. Choose a sandbox mode.")
+    sandbox, folders, network = _sandbox(told.sandbox_policy)
+    return Begin(
+        request_id,
+        told.thread_id,
+        _parts(told.input),
+        told.client_user_message_id,
+        _text(own.get("model")) or told.model,
+        _text(own.get("reasoning_effort")) or told.effort,
+        sandbox,
+        _approval(told.approval_policy),
+        frozenset(folders) | frozenset(told.runtime_workspace_roots or ()) | ({told.cwd} if told.cwd else frozenset()),
+        network,
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _approval(value: Any) -> ApprovalPolicy | None:
+    if value is None:
+        return None
+    try:
+        return ApprovalPolicy(value)
+    except ValueError:
+        raise _Refusal("codexd knows the approval policies untrusted, on-request and never.") from None
+
+
+_SANDBOXES: Final = {
+    "readOnly": Sandbox.READ_ONLY,
+    "workspaceWrite": Sandbox.WORKSPACE_WRITE,
+    "dangerFullAccess": Sandbox.DANGER_FULL_ACCESS,
+}
+
+
+def _sandbox(policy: dict[str, Any] | None) -> tuple[Sandbox | None, list[str], bool]:
+    """A sandbox as it is asked for: which, with which folders to write in, and whether with a network."""
+    if policy is None:
+        return None, [], False
+    sandbox = _SANDBOXES.get(str(policy.get("type")))
+    roots = policy.get("writableRoots") or []
+    if sandbox is None or not all(isinstance(root, str) for root in roots):
+        raise _Refusal("codexd knows the sandboxes readOnly, workspaceWrite and dangerFullAccess.")
+    return sandbox, roots, policy.get("networkAccess", False) is not False
+
+
+def _parts(given: list[UserInput]) -> tuple[InputPart, ...]:
+    parts: list[InputPart] = []
+    for each in given:
+        match each.type:
+            case "text":
+                parts.append(TextInput(each.text))
+            case "localImage":
+                parts.append(LocalImage(each.path))
+            case _:
+                raise _Refusal(f"A turn of codexd's takes text and images from files, and no {each.type}.")
+    return tuple(parts)
+
+
+def _steer(request_id: RequestId, given: Raw) -> Steer:
+    told = msgspec.json.decode(given, type=SteerParams)
+    message_id = told.client_user_message_id
+    return Steer(request_id, told.thread_id, told.expected_turn_id, _parts(told.input), message_id)
+
+
+def _interrupt(request_id: RequestId, given: Raw) -> Interrupt:
+    told = msgspec.json.decode(given, type=InterruptParams)
+    return Interrupt(request_id, told.thread_id, told.turn_id)
+
+
+_READERS: Final[dict[str, Callable[[RequestId, Raw], Meant]]] = {
+    "initialize": _greeting,
+    "turn/start": _begin,
+    "turn/steer": _steer,
+    "turn/interrupt": _interrupt,
+    "skills/list": lambda request_id, _: Skills(request_id),
+    "thread/loaded/list": lambda request_id, _: Loaded(request_id),
+}
+
+
+# --- what the child is asked for it
+
+
+def look(number: int, key: str, asked: Look) -> Line:
+    """The line that passes a look on; the answer comes back with `key`."""
+    return _line(number, key, asked.method, asked.params)
+
+
+def skills(number: int, key: str, cwd: str) -> Line:
+    """The line that asks for the skills of a folder."""
+    return _line(number, key, "skills/list", {"cwds": [cwd]})
+
+
+def _line(number: int, key: str, method: str, params: dict[str, Any]) -> Line:
+    request_id = f"{key}:look:{number}"
+    return Line(request_id, jsonrpc.request(request_id, method, params))
+
+
+# --- what the UI is told
+
+
+def greeted(asked: Greeting, *, version: str, codex_home: str) -> bytes:
+    """The answer to the handshake, in the name of the child that codexd made it with."""
+    system = "macos" if sys.platform == "darwin" else "linux"
+    result = {
+        "userAgent": f"baa/{version} ({platform.system()} {platform.release()}; {platform.machine()})",
+        "codexHome": codex_home,
+        "platformFamily": "unix",
+        "platformOs": system,
+    }
+    return jsonrpc.answer(asked.request_id, result)
+
+
+def loaded(asked: Loaded, thread_id: str) -> bytes:
+    """The answer to which threads are loaded."""
+    return jsonrpc.answer(asked.request_id, {"data": [thread_id], "nextCursor": None})
+
+
+def done(request_id: RequestId, result: dict[str, Any]) -> bytes:
+    """An answer of codexd's own."""
+    return jsonrpc.answer(request_id, result)
+
+
+def running(codex_turn_id: str) -> dict[str, Any]:
+    """The answer to a `turn/start` that an earlier turn took as more input, as Codex itself gives it."""
+    return {"turn": {"id": codex_turn_id, "items": [], "status": m.RUNNING, "error": None}}
+
+
+def refused(request_id: RequestId, why: str, code: int = INVALID) -> bytes:
+    """No."""
+    return jsonrpc.refusal(request_id, code, why)
+
+
+def passed_on(request_id: RequestId, answer: Envelope) -> bytes:
+    """An answer of the child's, under the id that the UI knows."""
+    if answer.error is not UNSET:
+        return msgspec.json.encode({"id": request_id, "error": answer.error})
+    result = answer.result if answer.result is not UNSET else Raw(b"null")
+    return msgspec.json.encode({"id": request_id, "result": result})
+
+
+def renamed(line: bytes, names: dict[str, str]) -> bytes:
+    """A notification in which the user's own messages have the ids that the UI gave them."""
+    if b'"clientId":"' not in line:
+        return line
+    for ours, its in names.items():
+        line = line.replace(b'"clientId":"%b"' % ours.encode(), b'"clientId":%b' % msgspec.json.encode(its))
+    return line
+
+
+_METHOD_OF: Final = {kind: method for method, kind in QUESTIONS.items()}
+
+
+def question(asked: Question) -> bytes:
+    """A question of Codex's, under the id that it has with codexd."""
+    return jsonrpc.request(asked.interaction_id, _METHOD_OF[asked.kind], asked.request)
+
+
+def no_more(asked: Question) -> bytes:
+    """Nobody waits for the answer to this question any more."""
+    thread_id = msgspec.json.decode(asked.request, type=m.About).thread_id
+    params = {"threadId": thread_id, "requestId": asked.interaction_id}
+    return msgspec.json.encode({"method": OURS_TO_TELL, "params": params})
+
+
+def told(message: Envelope) -> tuple[str | None, str | None]:
+    """The method and the thread of a notification of the child's."""
+    method = None if message.method is UNSET else message.method
+    try:
+        return method, msgspec.json.decode(message.params, type=m.About).thread_id if message.params else None
+    except msgspec.DecodeError:
+        return method, None
+
+
+NO: Final = AnswerInteraction(decision=DECLINE)
+
+
+def answer_of(asked: Question, result: Raw | None) -> AnswerInteraction:
+    """The UI's answer as one of ours; what cannot be read lets nothing happen."""
+    if result is None:
+        return NO
+    try:
+        value = msgspec.json.decode(result)
+        return _answer(asked, value) if isinstance(value, dict) else NO
+    except (msgspec.DecodeError, msgspec.ValidationError, ValueError):
+        return NO
+
+
+def _answer(asked: Question, value: dict[str, Any]) -> AnswerInteraction:
+    match asked.kind:
+        case InteractionKind.COMMAND | InteractionKind.FILE_CHANGE:
+            decision = value.get("decision")
+            return AnswerInteraction(decision=decision) if isinstance(decision, str | dict) else NO
+        case InteractionKind.PERMISSIONS:
+            granted = value.get("permissions")
+            if not isinstance(granted, dict) or not any(granted.values()):
+                return NO
+            scope = Scope(value.get("scope") or Scope.TURN)
+            return AnswerInteraction(decision=ACCEPT, content=granted, scope=scope)
+        case InteractionKind.USER_INPUT:
+            given = value.get("answers")
+            answers: dict[str, str | list[str]] = {
+                name: [str(text) for text in each.get("answers", [])]
+                for name, each in (given.items() if isinstance(given, dict) else ())
+                if isinstance(each, dict)
+            }
+            return AnswerInteraction(decision=ACCEPT, answers=answers) if answers else NO
+        case InteractionKind.ELICITATION:
+            action: str | Literal["decline"] = value.get("action") or DECLINE
+            content = value.get("content") if action == ACCEPT else None
+            return AnswerInteraction(decision=action, content=content)
+        case InteractionKind.TOOL_CALL:
+            if value.get("success") is not True:
+                return NO
+            return AnswerInteraction(decision=ACCEPT, content=value.get("contentItems"))

@@ -1,0 +1,158 @@
+"""`baa attach` as a person sees it: Codex's own terminal UI in a terminal, on a session of a codexd that may die."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from baa.scripted import Hold, Run, Say, ScriptedModel, when
+from tests.support.node import Json, Node, end, until
+from tests.support.questions import House, answer, question, told
+from tests.support.screen import Screen, needs_tmux
+
+pytestmark = [pytest.mark.timeout(180), needs_tmux]
+
+SCENARIOS = (
+    when("first", Say("Said before anybody looked.")),
+    when("typed", Say("Answered to what was typed.")),
+    when("again", Say("Answered again.")),
+    when("slow", (Say("Begins."), Hold("slow"), Say(" Ends."))),
+    when("ask-a", Run("touch a.txt", sandbox_permissions="require_escalated", justification="May I a?"), Say("Did a.")),
+    when("ask-b", Run("touch b.txt", sandbox_permissions="require_escalated", justification="May I b?"), Say("Did b.")),
+)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with ScriptedModel(SCENARIOS) as model, Node(tmp_path, model.base_url) as node:
+        await node.start()
+        yield House(node, model)
+
+
+def attached(node: Node, session_id: str) -> Screen:
+    """Codex's UI on a session. It has a home of its own, as a person has."""
+    home = node.folder / "person"
+    (home / ".codex").mkdir(parents=True, exist_ok=True)
+    settings = "check_for_update_on_startup = false\n[features]\nplugins = false\n[analytics]\nenabled = false\n"
+    (home / ".codex" / "config.toml").write_text(settings)
+    environment = {**node.environment(), "HOME": str(home)}
+    return Screen(node.folder, (sys.executable, "-m", "baa.cli", "attach", session_id), environment)
+
+
+async def turns_of(node: Node, session_id: str) -> list[Json]:
+    """The turns of a session, oldest first."""
+    turns: list[Json] = (await node.get(f"/v1/codexd/sessions/{session_id}/turns")).json()["data"]["turns"]
+    return turns[::-1]
+
+
+async def test_history_a_typed_turn_and_a_turn_that_others_start(house: House) -> None:
+    node, model = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    await node.play(session_id, "first")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before anybody looked.", "Ask Codex")
+        await screen.type("typed")
+        await screen.press("Enter")
+        await screen.shows("Answered to what was typed.")
+        (_, typed) = await turns_of(node, session_id)
+        assert (typed["origin"], typed["prompt"]) == ("attached", "typed")
+        assert (await node.end_of_turn(typed["turnId"]))["status"] == "completed"
+        await node.turn(session_id, "slow")
+        await screen.shows("Begins.")
+        assert "Ends." not in await screen.text()
+        model.release("slow")
+        await screen.shows("Begins. Ends.")
+
+
+async def test_a_question_is_answered_in_either_place(house: House) -> None:
+    node, _ = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    await node.play(session_id, "first")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before", "Ask Codex")
+        turn_id = await node.turn(session_id, "ask-a")
+        await screen.shows("May I a?")
+        asked = await question(node, session_id)
+        assert asked["turnId"] == turn_id
+        await screen.press_until("y", lambda text: "Did a." in text, "an answer")
+        resolved = await told(node, session_id, "interaction.resolved")
+        assert resolved["payload"]["resolvedBy"] == "client"
+        assert resolved["payload"]["interactionId"] == asked["interactionId"]
+        assert (node.work / "a.txt").exists()
+
+        await node.turn(session_id, "ask-b")
+        await screen.shows("May I b?")
+        asked = await question(node, session_id, 2)
+        assert (await answer(node, asked)).status_code == 200
+        await screen.shows("Did b.")
+        await screen.hides("Press enter to confirm")
+        assert (node.work / "b.txt").exists()
+
+
+async def test_an_interrupt_by_key_ends_the_turn(house: House) -> None:
+    node, _ = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    await node.play(session_id, "first")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before", "Ask Codex")
+        await screen.type("slow")
+        await screen.press("Enter")
+        await screen.shows("Begins.")
+        await screen.type("typed meanwhile")
+        await screen.press("Enter")
+        await screen.shows("Answered to what was typed.")
+        (_, slow) = await turns_of(node, session_id)
+        steered = await told(node, session_id, "turn.steered")
+        assert (steered["turnId"], steered["payload"]["input"][0]["text"]) == (slow["turnId"], "typed meanwhile")
+        turn_id = await node.turn(session_id, "slow 2")
+        await screen.shows("slow 2", "Begins.")
+        await screen.press_until("Escape", lambda text: "interrupted" in text, "an interrupt")
+    ended = await node.end_of_turn(turn_id)
+    assert (ended["status"], ended["reason"]) == ("interrupted", "requested")
+
+
+async def test_it_comes_back_after_codexd_and_after_the_child(house: House) -> None:
+    node, model = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    await node.play(session_id, "first")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before", "Ask Codex")
+        await screen.type("slow")
+        await screen.press("Enter")
+        await screen.shows("Begins.")
+        await node.kill()
+        await node.start()
+        await until(lambda: node.log.count("terminal.attached") == 2)
+        model.release("slow")
+        await screen.shows("Ends.")
+        (_, slow) = await turns_of(node, session_id)
+        assert (slow["origin"], slow["status"]) == ("attached", "completed")
+        await screen.type("typed")
+        await screen.press("Enter")
+        await screen.shows("Answered to what was typed.")
+        child = (await node.status())["child"]["pid"]
+        await end(child)
+        await until(lambda: node.log.count("terminal.attached") == 3)
+        await screen.type("again")  # the UI takes no turn before it has its thread again
+        await screen.press_until("Enter", lambda text: "Answered again." in text, "an answer")
+        assert [turn["status"] for turn in await turns_of(node, session_id)] == ["completed"] * 4
+
+
+async def test_leaving_it_leaves_the_turn_running(house: House) -> None:
+    node, model = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    await node.play(session_id, "first")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before", "Ask Codex")
+        await screen.type("slow")
+        await screen.press("Enter")
+        await screen.shows("Begins.")
+        await screen.press("C-d")
+        assert await screen.left() == 0
+    (_, slow) = await turns_of(node, session_id)
+    assert slow["status"] == "in_progress"
+    model.release("slow")
+    assert (await node.end_of_turn(slow["turnId"]))["finalMessage"] == "Begins. Ends."
