@@ -90,7 +90,11 @@ CATALOGUE: Final = (
             f"{F}test_keeper_child.py::test_a_grandchild_in_its_own_session_is_killed_at_the_end",
         ),
     ),
-    Row("F15", "the keeper dies with such grandchildren below it", (), "open"),
+    Row(
+        "F15",
+        "the keeper dies with such grandchildren below it",
+        (f"{F}test_orphans.py::test_what_outlived_a_killed_keeper_is_ended_before_the_next_child",),
+    ),
     Row(
         "F16",
         "the holder of a lease is killed",
@@ -217,7 +221,11 @@ CATALOGUE: Final = (
     Row(
         "F61",
         "two codexd on one state folder",
-        (f"{F}test_stop.py::test_a_second_codexd_on_the_same_state_is_refused_and_disturbs_nothing",),
+        (
+            f"{F}test_stop.py::test_a_second_codexd_on_the_same_state_is_refused_and_disturbs_nothing",
+            f"{F}test_stop.py::test_a_way_to_the_state_through_a_link_is_the_same_state",
+            f"{F}test_stop.py::test_of_fifty_that_start_at_once_on_one_state_one_lives",
+        ),
     ),
     Row(
         "F62",

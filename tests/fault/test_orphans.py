@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from baa.scripted import Run, Say, ScriptedModel, when
+from tests.support.faults import saw
 from tests.support.keeper_client import alive, environment_of
 from tests.support.node import MARKER, Node, end, until, within
 from tests.support.oracle import Oracle, flaws_of
@@ -87,7 +88,7 @@ async def test_what_outlived_a_killed_keeper_is_ended_before_the_next_child(hous
         await end(node.keeper)
         if codexd_dies:
             await until(lambda: node.running("app-server") == [])
-            assert alive(left), "Codex ended it by itself: this shows nothing"
+            saw("F15", alive(left), "a command in a session of its own outlived keeper, child and codexd")
             await node.start()
         await oracle.saw("child.ready", count=2)
         assert not alive(left)

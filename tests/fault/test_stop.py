@@ -177,6 +177,7 @@ async def test_a_way_to_the_state_through_a_link_is_the_same_state(idle: Node) -
     link = idle.folder / "link"
     link.symlink_to(idle.state)
     code, said = await idle.another(state_dir=str(link))
+    saw("F61", code == 75, "a second codexd was started through a symlink")
     assert (code, said.startswith("codexd: Another codexd runs on")) == (75, True)
     assert (await idle.status())["daemon"]["pid"] == idle.pid
 
@@ -216,7 +217,9 @@ def test_of_fifty_that_start_at_once_on_one_state_one_lives(tmp_path: Path) -> N
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as rush:
         assert rush.stdout is not None
         try:
-            assert rush.stdout.readline() == "[75] b'held'\n"
+            told = rush.stdout.readline()
+            saw("F61", told, "50 processes took the lock at once")
+            assert told == "[75] b'held'\n"
         finally:
             os.killpg(rush.pid, signal.SIGKILL)
 
