@@ -182,5 +182,8 @@ async def test_a_codex_that_is_too_old_is_ended_and_named(bare: Node) -> None:
     saw("F62", "too old" in child["problem"], "a Codex of an old release")
     assert "Codex 0.132.9 is too old: codexd needs 0.133.0 or later." in child["problem"]
     assert "pip install -U" in child["problem"]
+    async with Oracle(bare) as oracle:
+        await oracle.saw("child.exited")
+    child = await bare.child_is("unavailable")
     assert (child["generation"], child["pid"]) == (1, None)
     assert types(await bare.events(types="child.backoff,child.crash_loop,child.ready")) == []
