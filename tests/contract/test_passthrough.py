@@ -12,7 +12,7 @@ from baa.conductor.passthrough import Passthrough
 from baa.http.serve import HttpServer, bind
 from tests.support.house import until
 
-WAIT_S = 20
+WAIT_S = 50
 UNREAD_S = 0.3
 CHUNK = b"%x\r\n%b\r\n" % (100_000, b"x" * 100_000)
 
