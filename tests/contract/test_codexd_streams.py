@@ -53,7 +53,7 @@ class Streams(NamedTuple):
         await told.wait()
 
     def websocket(self, query: str = "") -> connect:
-        return connect(f"ws://127.0.0.1:{self.port}/{query}", proxy=None, max_size=None, max_queue=1)
+        return connect(f"ws://127.0.0.1:{self.port}/{query}", proxy=None, max_size=None, max_queue=1, close_timeout=0.1)
 
     async def sse(self, query: str = "") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """The body of a stream, whose head was read."""
