@@ -20,7 +20,7 @@ NEEDED = (
     ("unshare", "util-linux", "a systemd of the tests' own"),
     ("nsenter", "util-linux", "a systemd of the tests' own"),
     ("ip", "iproute2", "status-api on a private address"),
-    ("tmux", "tmux", "screens: baa attach"),
+    ("tmux", "tmux", "screens: baa watch, baa attach"),
     ("curl", "curl", "the examples of docs/codexd-api.md"),
     ("strace", "strace", "what codexd does in which order, and disks that fail"),
     ("jq", "jq", "the examples of docs/codexd-api.md"),

@@ -10,7 +10,7 @@ import pytest
 
 from baa import __version__
 
-HEAVY = ("apsw", "asyncio", "httpx2", "litestar", "psutil", "structlog", "uvicorn", "websockets")
+HEAVY = ("textual", "apsw", "asyncio", "httpx2", "litestar", "psutil", "structlog", "uvicorn", "websockets")
 
 
 def baa(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -136,6 +136,31 @@ def attach_terminal(
     return run(session, config_file=config)
 
 
+@app.command(name="watch")
+def watch_sessions(
+    session: Annotated[str | None, Parameter(show_default=False)] = None,
+    /,
+    *,
+    config: Annotated[Path | None, Parameter(show_default=False)] = None,
+) -> int:
+    """All sessions, what each does and what waits for an answer, live; keys answer, steer and interrupt.
+
+    It goes on where it was when codexd is killed or restarted. Leaving it changes nothing.
+
+    Example: `baa watch`
+
+    Parameters
+    ----------
+    session:
+        The session to begin with; without it the newest.
+    config:
+        The configuration file; without it BAA_CONFIG, else baa.toml in your configuration folder.
+    """
+    from baa.cli.watch import run
+
+    return run(config_file=config, session_id=session)
+
+
 app.command("baa.cli.service:app", name="service")
 app.command("baa.cli.node:app", name="node")
 

@@ -26,12 +26,15 @@ from baa.api.answers import (
     AttachmentAnswer,
     BackupAnswer,
     Healthy,
+    InteractionAnswer,
     SessionAnswer,
     SessionPage,
+    SteeredTurn,
     TurnAnswer,
 )
 from baa.api.events import EventType
-from baa.api.sessions import CreateSession, Session, StartTurn, Turn
+from baa.api.interactions import AnswerInteraction, Interaction
+from baa.api.sessions import CreateSession, Session, StartTurn, SteerTurn, Turn
 from baa.api.status import Backup, RestartChild, Status
 from baa.client import answers
 from baa.client.discovery import START_IT, Location, Unreachable, locate
@@ -134,6 +137,26 @@ class Codexd:
         path = f"/v1/codexd/turn/{turn_id}"
         return (await self._get(path, TurnAnswer, query=query, wait_s=wait_ms / 1000)).turn
 
+    async def interrupt_turn(self, turn_id: str) -> Turn:
+        """End a turn. Asked again when the answer is lost: the first wish stands."""
+        path = f"/v1/codexd/turn/{turn_id}/interrupt"
+        return (await self._ask("POST", path, TurnAnswer, body=b"{}", repeatable=True)).turn
+
+    async def steer_turn(self, turn_id: str, asked: SteerTurn) -> Turn:
+        """More input for the running turn. Not asked again when the answer is lost: Codex may have it."""
+        return (await self._ask("POST", f"/v1/codexd/turn/{turn_id}/steer", SteeredTurn, body=_body(asked))).turn
+
+    async def answer_in_turn(self, turn_id: str, interaction_id: str, asked: AnswerInteraction) -> Interaction:
+        """Answer a question of a turn. Asked again when the answer is lost: the same answer twice is one."""
+        return await self._answer(f"/v1/codexd/turn/{turn_id}/interactions/{interaction_id}", asked)
+
+    async def answer_in_session(self, session_id: str, interaction_id: str, asked: AnswerInteraction) -> Interaction:
+        """Answer a question outside a turn; the same holds."""
+        return await self._answer(f"/v1/codexd/sessions/{session_id}/interactions/{interaction_id}", asked)
+
+    async def _answer(self, path: str, asked: AnswerInteraction) -> Interaction:
+        return (await self._ask("POST", path, InteractionAnswer, body=_body(asked), repeatable=True)).interaction
+
     def events(
         self, after: str | None = "0", *, session_id: str | None = None, types: Iterable[EventType] | None = None
     ) -> EventStream:
@@ -190,7 +213,7 @@ class Codexd:
 _TYPE: Final[dict[bool, dict[str, str]]] = {True: {}, False: {"Content-Type": "application/json"}}
 
 
-def _body(asked: CreateSession | StartTurn) -> bytes:
+def _body(asked: CreateSession | StartTurn | SteerTurn | AnswerInteraction) -> bytes:
     """What was asked for, and nothing that was not: an older codexd refuses a field that it does not know."""
     told: dict[str, Any] = msgspec.to_builtins(asked)
     return msgspec.json.encode({name: value for name, value in told.items() if value not in (None, {})})
