@@ -23,8 +23,8 @@ from tests.proof.figures import Figure, told
 
 ROOT: Final = Path(__file__).parents[2]
 PYTHON: Final = (sys.executable, "-m")
-PART_S: Final = 420.0
-EXAMPLES, STEPS = 20, 25
+PART_S: Final = 480.0
+EXAMPLES, STEPS = 12, 25
 
 
 def part(name: str, *arguments: str, **more: str) -> tuple[int | None, str]:
