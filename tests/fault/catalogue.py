@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 F: Final = "tests/fault/"
 P: Final = "tests/proof/"
+U: Final = "tests/unit/"
 
 
 class Row(NamedTuple):
@@ -172,22 +173,64 @@ CATALOGUE: Final = (
         (f"{F}test_child_bytes.py::test_what_would_act_is_stored_as_it_was_and_shown_as_text",),
     ),
     # Storage
-    Row("F40", "the disk is full: while codexd runs, at its start, during a checkpoint", (), "open"),
-    Row("F41", "the state folder is read-only", (), "open"),
-    Row("F42", "EIO at a write or a sync", (), "open"),
-    Row("F43", "slow writes", (), "open"),
+    Row(
+        "F40",
+        "the disk is full: while codexd runs, at its start, at a checkpoint, at an upgrade",
+        (
+            f"{F}test_disk_full.py::test_a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_runs",
+            f"{F}test_disk_full.py::test_codexd_starts_on_a_full_disk_and_goes_on_when_there_is_space",
+            f"{F}test_disk_full.py::test_a_checkpoint_that_finds_no_space_loses_no_row_and_is_made_up_for",
+            f"{F}test_disk_full.py::test_an_upgrade_that_finds_no_space_changes_nothing_and_is_made_up_for",
+        ),
+    ),
+    Row(
+        "F41",
+        "the state folder is read-only",
+        (
+            f"{F}test_log_errors.py::test_codexd_does_not_start_on_a_read_only_folder_and_says_why",
+            f"{F}test_log_errors.py::test_a_folder_that_becomes_read_only_is_met_as_a_full_disk_is",
+        ),
+    ),
+    Row(
+        "F42",
+        "EIO at a write or a sync",
+        (f"{F}test_log_errors.py::test_after_a_failed_sync_nothing_is_acknowledged_and_nothing_tried_again",),
+    ),
+    Row(
+        "F43",
+        "slow writes",
+        (f"{F}test_log_errors.py::test_slow_writes_cost_time_and_nothing_else",),
+    ),
     Row(
         "F44",
         "the log is cut short, or an older copy of it",
-        (f"{F}test_stop.py::test_a_log_that_went_back_is_another_log",),
+        (
+            f"{F}test_stop.py::test_a_log_that_went_back_is_another_log",
+            f"{F}test_log_damage.py::test_a_log_that_lost_its_end_is_another_log_and_its_open_turns_are_lost",
+            f"{U}test_log_faults.py"
+            "::test_whatever_happens_to_the_write_ahead_file_the_rows_are_right_or_the_loss_is_said",
+        ),
     ),
-    Row("F45", "the log is damaged", (), "open"),
+    Row(
+        "F45",
+        "the log is damaged",
+        (
+            f"{F}test_log_damage.py::test_a_log_whose_beginning_is_gone_is_set_aside_and_its_child_ended",
+            f"{F}test_log_damage.py"
+            "::test_damage_that_boot_does_not_meet_ends_codexd_and_the_next_one_sets_the_log_aside",
+            f"{U}test_log_faults.py::test_a_damaged_log_is_set_aside_whole_and_another_begins",
+        ),
+    ),
     Row(
         "F46",
         "the log is of a newer release",
         (f"{F}test_stop.py::test_the_log_of_a_newer_release_is_refused_and_left_alone",),
     ),
-    Row("F47", "the high-water mark is torn", (), "open"),
+    Row(
+        "F47",
+        "the high-water mark is torn",
+        (f"{U}test_log_faults.py::test_a_torn_slot_costs_no_more_than_the_last_mark",),
+    ),
     Row(
         "F48",
         "an answer before its sync",
@@ -196,9 +239,24 @@ CATALOGUE: Final = (
             f"{P}test_order.py::test_a_log_that_does_not_sync_its_commits_is_seen",
         ),
     ),
-    Row("F49", "a long reader holds up the checkpoint", (), "open"),
-    Row("F50", "no inodes are left", (), "open"),
-    Row("F51", "the token, lock or mark file is removed while codexd runs", (), "open"),
+    Row(
+        "F49",
+        "a long reader holds up the checkpoint",
+        (f"{U}test_log_file.py::test_a_long_reader_makes_the_write_ahead_file_grow_and_it_comes_back",),
+    ),
+    Row(
+        "F50",
+        "no inodes are left",
+        (f"{F}test_log_errors.py::test_without_inodes_what_runs_goes_on_and_new_turns_too",),
+    ),
+    Row(
+        "F51",
+        "the token, lock or mark file is removed while codexd runs",
+        (
+            f"{F}test_log_errors.py::test_without_its_lock_codexd_ends_and_the_next_one_goes_on",
+            f"{F}test_log_errors.py::test_the_mark_may_go_while_codexd_runs_and_is_made_again",
+        ),
+    ),
     # The host
     Row(
         "F55",

@@ -394,6 +394,15 @@ class Node:
         return _head(await self.status())
 
 
+async def log_is(node: Node, state: str) -> Json:
+    """What the status says of the log, once it is in this state."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (log := (await node.status())["log"])["state"] != state:
+            await moment(0.02)
+    told: Json = log
+    return told
+
+
 def _head(status: Json) -> str:
     return f"{status['log']['epoch']}:{status['log']['head']}"
 

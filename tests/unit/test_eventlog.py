@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, closing
 from itertools import pairwise
 from pathlib import Path
 
-import apsw
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -420,10 +419,3 @@ def test_a_body_is_put_together_as_json() -> None:
         b'{"seq":7,"at":"2026-11-24T00:00:00.000Z","type":"codex.warning","sessionId":"ses_a","turnId":null,'
         b'"payload":{"method":"\\"quoted\\""}}'
     )
-
-
-async def test_a_file_that_is_no_log_cannot_be_opened(path: Path) -> None:
-    path.write_bytes(b"this is not a database, and long enough to be seen as none" * 100)
-
-    with pytest.raises(apsw.NotADBError):
-        EventLog(path, clock=SystemClock())

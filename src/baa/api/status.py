@@ -91,12 +91,22 @@ class Counts(Struct, rename="camel", kw_only=True, frozen=True):
     subscribers: int
 
 
+class LogState(StrEnum):
+    """Whether the event log can be written: `full` = it lacks space, reads go on and what would write is 507."""
+
+    OK = "ok"
+    FULL = "full"
+
+
 class LogStatus(Struct, rename="camel", kw_only=True, frozen=True):
     """Where the event log stands: `head` and `oldest` are seqs, `bytes` are those of all events that are kept.
 
-    `bytes` is null while they are still being counted, at the start of codexd.
+    `bytes` is null while they are still being counted, at the start of codexd. `problem` says what is wrong and what to
+    do, when something is.
     """
 
+    state: LogState = LogState.OK
+    problem: str | None = None
     epoch: str
     head: int
     oldest: int

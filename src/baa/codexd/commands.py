@@ -205,7 +205,8 @@ class Commands:
                 raise _mismatch(known)
             found.append(known)
 
-        await self._loop.ask(decide)
+        # Of a key that is known the turn may only wait for space, and is then answered as it was meant.
+        await self._loop.ask(decide, new=lambda: key not in self._loop.keys)
         return found[0]
 
     def _begin(self, transaction: Transaction, wanted: _Wanted, key: str | None, body_hash: str) -> Key:

@@ -26,13 +26,14 @@ from baa.api.errors import EX_CONFIG, EX_TEMPFAIL, CannotStart
 from baa.api.events import EventType
 from baa.api.status import ChildState
 from baa.clock import Clock, SystemClock, rfc3339
-from baa.codexd import http, leftovers, lifecycle, reading, restore, schema
+from baa.codexd import http, leftovers, lifecycle, opening, presence, reading, restore, schema
 from baa.codexd.aftermath import Aftermath, Whose
 from baa.codexd.appserver.keeper_link import KeeperNewer
 from baa.codexd.attaching import Attaching
 from baa.codexd.backup import Backups
 from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog, LogFailed, Transaction
+from baa.codexd.generation import Generation
 from baa.codexd.handover import Announcement
 from baa.codexd.keepers import Setting
 from baa.codexd.machines import inputs as i
@@ -56,6 +57,7 @@ from baa.http.tokens import ensure_tokens
 from baa.process import Stop
 from baa.sqlite import open_reader
 
+EX_CANTCREAT: Final = 73
 EX_IOERR: Final = 74
 
 _log = structlog.get_logger("codexd")
@@ -71,8 +73,12 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
     lock = hold(config.state_dir / "daemon.lock")
     try:
         sock = serve.bind(config.address.host, config.address.port)
-        async with _started(config, sock, clock, umask) as daemon:
-            await _serve(daemon, config, sock, stop, on_started)
+        async with _started(config, sock, clock, umask) as (daemon, left), asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(presence.watch(config.state_dir / "daemon.lock", lock), name="presence")
+            await _serve(daemon, left, config, sock, stop, on_started)
+            watching.cancel()
+    except _StoppedFull as full:
+        raise CannotStart(str(full), exit_code=EX_IOERR) from None
     except LogFailed as failed:
         raise CannotStart(
             f"{failed}. Codex goes on; start codexd again once that is mended.", exit_code=EX_IOERR
@@ -81,45 +87,22 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
         os.close(lock)
 
 
+class _StoppedFull(LogFailed):
+    """codexd was told to stop while its log could not be written."""
+
+
 @asynccontextmanager
-async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int) -> AsyncIterator[Daemon]:
+async def _started(
+    config: Config, sock: socket.socket, clock: Clock, umask: int
+) -> AsyncIterator[tuple[Daemon, Generation | None]]:
+    """codexd but for its child and its door, and the child that the last codexd left."""
     log = _open_log(config, clock)
     log.on_events = lifecycle.write
     try:
         connection = open_reader(log.path)
-        periods = Periods(config.idle_ms, config.interaction_deadline_ms, config.answer_ms)
-        main_loop = MainLoop(log, restore.restore(connection, clock), clock=clock, periods=periods)
-        setting = Setting(
-            keepers=config.state_dir / "keepers",
-            daemon_lock=config.state_dir / "daemon.lock",
-            codex_home=config.codex_home,
-            server_command=config.server_command,
-            server_args=config.server_args,
-            orphan_ms=config.orphan_ms,
-            umask=umask,
-            version=__version__,
-        )
-        looks = Watching(config.watch_ms, config.child_soft_mib, config.child_hard_mib)
-        patience = Patience()
-        supervisor = Supervisor(main_loop, setting, looks, clock=clock)
-        daemon = Daemon(
-            daemon_id=log.daemon_id,
-            pid=os.getpid(),
-            version=__version__,
-            started_at=rfc3339(clock.utc_ms()),
-            address=serve.base_url(sock),
-            clock=clock,
-            log=log,
-            loop=main_loop,
-            commands=Commands(main_loop, clock=clock),
-            supervisor=supervisor,
-            subscriptions=Subscriptions(log),
-            handover=Announcement(clock),
-            patience=patience,
-            retention=Retention(log, _limits(config), clock=clock),
-            backups=Backups(log.path, config.backups_dir, patience),
-        )
-        left = restore.living(connection, setting.keepers, clock)
+        daemon = _put_together(config, log, connection, sock, clock, umask)
+        main_loop, supervisor = daemon.loop, daemon.supervisor
+        left = restore.living(connection, config.state_dir / "keepers", clock)
         connection.close()
         async with asyncio.TaskGroup() as tasks:
             looping = tasks.create_task(main_loop.run(), name="main_loop")
@@ -128,13 +111,10 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
             main_loop.on_look = lambda wanted: _look(main_loop, supervisor, aftermath, wanted)
             looking = tasks.create_task(aftermath.run(), name="aftermath")
             try:
-                await main_loop.change(lambda transaction: _say(daemon, EventType.DAEMON_STARTED, transaction))
-                await supervisor.take_over(left)
-                main_loop.start_clocks()
                 # Fed as long as the loop runs, so also while codexd drains: that takes longer than a watchdog waits.
                 keeping = tasks.create_task(daemon.retention.run(), name="retention")
                 watching = tasks.create_task(notify.watch(daemon.healthy), name="watchdog")
-                yield daemon
+                yield daemon, left
                 watching.cancel()
                 keeping.cancel()
             finally:
@@ -143,16 +123,70 @@ async def _started(config: Config, sock: socket.socket, clock: Clock, umask: int
                 failing.cancel()
     except* KeeperNewer as newer:
         raise CannotStart(
-            f"{newer.exceptions[0]}: start that release again, or end its keeper first.", exit_code=EX_CONFIG
+            f"{_leaf(newer)}: start that release again, or end its keeper first.", exit_code=EX_CONFIG
         ) from None
+    except* apsw.CorruptError as corrupt:
+        opening.put_down_damage(log.path, str(_leaf(corrupt)))
+        raise LogFailed(f"the event log is damaged ({_leaf(corrupt)}), and is set aside at the next start") from None
+    except* CannotStart as cannot:
+        raise _leaf(cannot) from None
     except* LogFailed as failed:
-        raise LogFailed(str(failed.exceptions[0])) from failed.exceptions[0]
+        raise _leaf(failed) from None
     finally:
         await asyncio.to_thread(log.close)
 
 
+def _put_together(
+    config: Config, log: EventLog, connection: apsw.Connection, sock: socket.socket, clock: Clock, umask: int
+) -> Daemon:
+    """All parts of codexd, in the state that the log holds; nothing runs yet."""
+    periods = Periods(config.idle_ms, config.interaction_deadline_ms, config.answer_ms)
+    main_loop = MainLoop(log, restore.restore(connection, clock), clock=clock, periods=periods)
+    setting = Setting(
+        keepers=config.state_dir / "keepers",
+        daemon_lock=config.state_dir / "daemon.lock",
+        codex_home=config.codex_home,
+        server_command=config.server_command,
+        server_args=config.server_args,
+        orphan_ms=config.orphan_ms,
+        umask=umask,
+        version=__version__,
+    )
+    looks = Watching(config.watch_ms, config.child_soft_mib, config.child_hard_mib)
+    patience = Patience()
+    supervisor = Supervisor(main_loop, setting, looks, clock=clock)
+    return Daemon(
+        daemon_id=log.daemon_id,
+        pid=os.getpid(),
+        version=__version__,
+        started_at=rfc3339(clock.utc_ms()),
+        address=serve.base_url(sock),
+        clock=clock,
+        log=log,
+        loop=main_loop,
+        commands=Commands(main_loop, clock=clock),
+        supervisor=supervisor,
+        subscriptions=Subscriptions(log),
+        handover=Announcement(clock),
+        patience=patience,
+        retention=Retention(log, _limits(config), clock=clock),
+        backups=Backups(log.path, config.backups_dir, patience),
+    )
+
+
+def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of what was really raised."""
+    first = group.exceptions[0]
+    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+
+
 async def _serve(
-    daemon: Daemon, config: Config, sock: socket.socket, stop: Stop, on_started: Callable[[str], None]
+    daemon: Daemon,
+    left: Generation | None,
+    config: Config,
+    sock: socket.socket,
+    stop: Stop,
+    on_started: Callable[[str], None],
 ) -> None:
     policy = _policy(config)
     attaching = Attaching(
@@ -169,23 +203,62 @@ async def _serve(
     guard = Guard(app, program="codexd", allowed_hosts=hosts, routes=routes, tokens=tokens)
     server = serve.HttpServer(guard, sock)
     async with attaching.serving(), asyncio.TaskGroup() as tasks:
-        child = tasks.create_task(daemon.supervisor.run(), name="supervisor")
-        await daemon.supervisor.decided.wait()  # so that nobody is answered before it is known if there is a Codex
+        child = tasks.create_task(_look_after_child(daemon, left), name="supervisor")
+        # So that nobody is answered before it is known if there is a Codex; reads do not wait for space.
+        await _or_stuck(daemon, tasks.create_task(daemon.supervisor.decided.wait(), name="decided"))
         serving = tasks.create_task(server.serve(), name="http")
         await server.started.wait()
         published.publish(config.endpoint_file, "codexd", _as_published(daemon))
         _log.info("serving", address=daemon.address, daemon_id=daemon.daemon_id)
         on_started(daemon.address)
+        checking = tasks.create_task(_check(daemon.log), name="check")
         await stop.asked.wait()
+        checking.cancel()
         if handed_over := daemon.handover.holds and not stop.stdin_ended:
-            await _hand_over(daemon, child, server, serving)
+            stopping = tasks.create_task(_hand_over(daemon, child, server, serving), name="hand-over")
         else:
-            await _stop_child(daemon, stop, config.drain_ms)
-            await _until_child_ended(daemon, stop, child)
-            daemon.patience.end()
-            server.stop()
+            stopping = tasks.create_task(_stop(daemon, stop, config.drain_ms, child, server), name="stop")
+        if not await _or_stuck(daemon, stopping):
+            keepers = config.state_dir / "keepers"
+            await _stop_full(daemon, None if handed_over else keepers)
     published.forget(config.endpoint_file, "codexd", daemon.pid)
     _log.info("handed over" if handed_over else "stopped")
+
+
+async def _look_after_child(daemon: Daemon, left: Generation | None) -> None:
+    """Take over what the last codexd left, and from there on see to it that there is a child."""
+    await daemon.loop.change(lambda transaction: _say(daemon, EventType.DAEMON_STARTED, transaction))
+    await daemon.supervisor.take_over(left)
+    daemon.loop.start_clocks()
+    await daemon.supervisor.run()
+
+
+async def _or_stuck(daemon: Daemon, task: asyncio.Task[Any]) -> bool:
+    """Wait for the task, or until the log waits for space: then the task goes on, and this is False."""
+    async with asyncio.TaskGroup() as tasks:
+        stuck = tasks.create_task(daemon.log.stuck.wait(), name="stuck")
+        await asyncio.wait((task, stuck), return_when=asyncio.FIRST_COMPLETED)
+        stuck.cancel()
+    return task.done()
+
+
+async def _check(log: EventLog) -> None:
+    """Read all of the log's file once: a part that nobody reads may be damaged long before it is missed."""
+    flaw = await opening.check(log.path)
+    if flaw is not None:
+        raise apsw.CorruptError(flaw)
+
+
+async def _stop_full(daemon: Daemon, keepers: Path | None) -> None:
+    """Stop without another word in the log: what is missing there is in the spool, and is read at the next start.
+
+    `keepers`: end the ones in this folder, and so the child.
+    """
+    if keepers is not None:
+        await leftovers.end_all(keepers)
+    raise _StoppedFull(
+        f"{daemon.log.problem} codexd has stopped without it; what Codex said last is read at the next start."
+    )
 
 
 async def _hand_over(
@@ -202,6 +275,13 @@ async def _hand_over(
     server.stop()
     await asyncio.wait((serving,))
     child.cancel()
+
+
+async def _stop(daemon: Daemon, stop: Stop, drain_ms: int, child: asyncio.Task[None], server: serve.HttpServer) -> None:
+    await _stop_child(daemon, stop, drain_ms)
+    await _until_child_ended(daemon, stop, child)
+    daemon.patience.end()
+    server.stop()
 
 
 async def _stop_child(daemon: Daemon, stop: Stop, drain_ms: int) -> None:
@@ -310,8 +390,12 @@ def _open_log(config: Config, clock: Clock) -> EventLog:
         return EventLog(path, clock=clock)
     except schema.NewerSchema as newer:
         raise CannotStart(f"{path}: {newer}. Install that release again.", exit_code=EX_CONFIG) from None
-    except apsw.Error as error:
-        raise CannotStart(f"The event log {path} cannot be opened: {error}", exit_code=EX_IOERR) from error
+    except (apsw.Error, OSError) as error:
+        raise CannotStart(
+            f"The event log {path} cannot be opened: {error}. Nothing was changed; mend that and start codexd again."
+            " A log of an older release needs as much free space as it has bytes, for a copy beside it.",
+            exit_code=EX_IOERR,
+        ) from error
 
 
 def _limits(config: Config) -> Limits:
@@ -331,7 +415,7 @@ def _make_folders(config: Config) -> int:
         for folder in (config.state_dir / "keepers", config.logs_dir, config.codex_home, config.endpoint_file.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise CannotStart(f"A folder of codexd's cannot be made: {error}", exit_code=73) from error
+        raise CannotStart(f"A folder of codexd's cannot be made: {error}", exit_code=EX_CANTCREAT) from error
     return umask
 
 
@@ -340,7 +424,14 @@ def hold(path: Path) -> int:
 
     The file must not be opened again in this process: closing it anywhere would let go of the lock. Raises CannotStart.
     """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotStart(
+            f"codexd cannot write into its state folder: {path}: {error.strerror}. Make the folder writable, or name"
+            " another by BAA_CODEXD_STATE_DIR.",
+            exit_code=EX_CANTCREAT,
+        ) from error
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

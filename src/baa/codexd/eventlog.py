@@ -3,28 +3,37 @@
 Append, commit, then tell. Transactions are taken in the order they were given; several make one commit. `seq` and `at`
 are given here and nowhere else. If a commit fails, nothing of it was told, and the log takes nothing more: codexd ends,
 its keeper goes on, and the next codexd starts from the last commit.
+
+A commit that only lacks space is another matter: what was decided is committed all the same, out of the ballast at once
+or else when there is space again. Until the ballast is whole again the log is `full`, and nothing new is to be decided.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import apsw
 import msgspec
+import structlog
 from msgspec import Struct
 
 from baa.api import ids
 from baa.api.events import Cursor, EventType, ItemAbandoned
 from baa.clock import Clock, rfc3339
-from baa.codexd import reading, schema, tables
+from baa.codexd import opening, reading, schema, tables
+from baa.codexd.ballast import OPENING_BYTES, Ballast
+from baa.codexd.highwater import MARK_S, HighWater
 from baa.codexd.machines.inputs import NewEvent
-from baa.sqlite import open_reader, open_writer
+from baa.sqlite import open_reader
 
 COMMIT_INTERVAL_S: Final = 0.002
 """Seconds between the starts of two commits under load: fewer, larger commits are the cheapest speed there is."""
@@ -34,6 +43,14 @@ TAIL_BYTES: Final = 8 * 1024 * 1024
 
 BACKLOG_MAX: Final = 20_000
 """Events given but not committed. Past it the main loop stops reading the spool until the disk has caught up."""
+
+SPACE_S: Final = 1.0
+"""Seconds between two looks for space while there is none."""
+
+SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Why a write fails that will pass once somebody has made room, or the folder writable."""
+
+_log = structlog.get_logger("log")
 
 
 @dataclass(slots=True)
@@ -65,14 +82,17 @@ class EventLog:
     def __init__(self, path: Path, *, clock: Clock) -> None:
         """Open the log, or make it.
 
-        Raises apsw.Error if the file cannot be opened, schema.NewerSchema if a later release wrote it.
+        A damaged one is set aside first. Raises apsw.Error if the file cannot be opened, schema.NewerSchema if a later
+        release wrote it.
         """
         self.path = path
         self._clock = clock
-        self._connection = open_writer(path)
         born = clock.utc_ms()
         daemon_id = ids.new_id(ids.DAEMON, born)
-        schema.prepare(self._connection, epoch=_new_epoch(born), daemon_id=daemon_id, fold=tables.fold)
+        prepare = partial(schema.prepare, epoch=_new_epoch(born), daemon_id=daemon_id, fold=tables.fold)
+        self._connection, self.replaced = opening.opened(path, prepare)
+        self._ballast = Ballast(opening.ballast_of(path))
+        self._water = HighWater(opening.mark_of(path))
         self._readers = threading.local()
         self.epoch = self.meta("epoch")
         self.daemon_id = self.meta("daemon_id")
@@ -80,13 +100,21 @@ class EventLog:
         self.oldest = int(self.meta("oldest"))
         self.appended_bytes = 0
         told = self._connection.execute("SELECT value FROM meta WHERE key = 'went_back'").fetchone()
-        self.went_back: str | None = None if told is None else str(told[0])
+        self.shorter = self._water.contradicts(self._connection) if told is None else None
+        self.went_back = self.shorter if told is None else str(told[0])
+        self._distrusted = self.went_back is not None
+        self._unmarked: tuple[int, bytes] | None = None
+        self._mark_at = 0.0
         self.tail: deque[Stored] = deque()
         self._tail_bytes = 0
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._backlog = 0
+        self.full: str | None = None
+        self.stuck = asyncio.Event()
+        self._filled = False
+        self._space_at = 0.0
         self.on_events: Callable[[Sequence[Stored]], None] = lambda _: None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
@@ -102,6 +130,20 @@ class EventLog:
         """A fact about the log itself. Call it before the first transaction only."""
         return str(next(self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)))[0])
 
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the log, and what to do."""
+        if self.full is None:
+            lost = self.shorter and (
+                f"The log had lost its end when codexd started: {self.shorter}. Turns that were open then are lost, and"
+                " cursors from before have expired. Look after the disk."
+            )
+            return self.replaced or lost
+        return (
+            f"codexd's log cannot be written ({self.full}), so nothing new is taken. Make room where {self.path.parent}"
+            " is: codexd goes on by itself within seconds."
+        )
+
     def cursor(self, seq: int) -> Cursor:
         """The place after `seq` in this log."""
         return Cursor(self.epoch, seq)
@@ -109,8 +151,7 @@ class EventLog:
     def submit(self, transaction: Transaction) -> None:
         """Give a transaction to the writer. What is in its `done` is called after the commit, in this thread."""
         self._backlog += len(transaction.events)
-        if self._backlog > BACKLOG_MAX:
-            self._room.clear()
+        self._measure_backlog()
         with self._wake:
             self._given.append(transaction)
             self._wake.notify()
@@ -120,10 +161,14 @@ class EventLog:
         epoch = _new_epoch(self._clock.utc_ms())
         transaction.statements.append(("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,)))
         transaction.statements.append(("DELETE FROM meta WHERE key = 'went_back'", ()))
-        transaction.done.append(lambda _: setattr(self, "epoch", epoch))
+        transaction.done.append(lambda _: self._begin_anew(epoch))
+
+    def _begin_anew(self, epoch: str) -> None:
+        self.epoch = epoch
+        self._distrusted = False
 
     async def room(self) -> None:
-        """Wait until the writer has caught up enough to be given more of the spool."""
+        """Wait until the writer has caught up enough to be given more of the spool. A full log is not waited for."""
         await self._room.wait()
 
     async def wait_past(self, seq: int) -> None:
@@ -139,7 +184,7 @@ class EventLog:
         return connection
 
     def close(self) -> None:
-        """Commit what was given, and close. Blocks until both are done."""
+        """Commit what was given, and close. Blocks until both are done; what finds no space then is not committed."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -150,25 +195,91 @@ class EventLog:
 
     def _run(self) -> None:
         last_start = 0.0
+        self._look_for_space()
         while True:
+            if self._filled:
+                self._look_for_space()
             with self._wake:
-                while not self._given and not self._closing:
+                if not self._given and not self._closing:
                     self._wake.wait(0.5)
-                    self.stamp = self._clock.monotonic()
-                if not self._given:
-                    return
+                self.stamp = self._clock.monotonic()
+                if not self._given and self._closing:
+                    break
                 due = last_start + COMMIT_INTERVAL_S
-                while not self._closing and (pause := due - self._clock.monotonic()) > 0:
+                while self._given and not self._closing and (pause := due - self._clock.monotonic()) > 0:
                     self._wake.wait(pause)
                 batch, self._given = self._given, deque()
+            if not batch:
+                self._mark()
+                continue
             last_start = self._clock.monotonic()
             try:
-                told, stored = self._commit(batch)
+                told, stored = self._commit_in_the_end(batch)
             except BaseException as error:  # boundary: log writer. Nothing of this batch is in the log.
+                # Closing would copy from the write-ahead file, and sync it again.
+                self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                if isinstance(error, apsw.CorruptError):
+                    opening.put_down_damage(self.path, str(error))
                 self._tell(self._fail, error)
                 return
             self.stamp = self._clock.monotonic()
             self._tell(self._committed, told, stored)
+            if stored:
+                self._unmarked = (stored[-1].seq, stored[-1].body)
+            self._mark()
+        self._mark(at_the_end=True)
+        self._water.close()
+
+    def _mark(self, *, at_the_end: bool = False) -> None:
+        """Say beside the log how far it has come; not while its end is missing, before that is committed as a fact."""
+        now = self._clock.monotonic()
+        if self._unmarked is None or self._distrusted or (now < self._mark_at and not at_the_end):
+            return
+        mark = self._water.mark
+        self._water.put(*self._unmarked, both=mark is not None and mark.seq > self._unmarked[0])
+        self._unmarked, self._mark_at = None, now + MARK_S
+
+    def _commit_in_the_end(self, batch: deque[Transaction]) -> tuple[list[tuple[Transaction, int]], list[Stored]]:
+        """Commit, however long that takes for want of space: all that is in the batch has been decided."""
+        while True:
+            try:
+                return self._commit(batch)
+            except apsw.Error as error:
+                why = self._lack(error)
+                if why is None:
+                    raise
+                self._filled = True
+                self._tell(self._fill, why)
+                if self._ballast.release(OPENING_BYTES):
+                    continue
+                if self._closing:
+                    raise
+            self._tell(self.stuck.set)
+            with self._wake:
+                self._wake.wait(SPACE_S)
+            self.stamp = self._clock.monotonic()
+
+    def _lack(self, error: apsw.Error) -> str | None:
+        """What is lacking, if the write failed for something that comes back; after a failed sync nothing does."""
+        if isinstance(error, apsw.FullError):
+            return os.strerror(errno.ENOSPC)
+        synced = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
+        if not isinstance(error, apsw.IOError) or getattr(error, "extendedresult", 0) in synced:
+            return None
+        number = self._connection.system_errno
+        return os.strerror(number) if number in SPACE else None
+
+    def _look_for_space(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._space_at:
+            return
+        self._space_at = now + SPACE_S
+        held = self._ballast.hold()
+        if held and self._filled:
+            self._tell(self._empty)
+        elif not held and not self._filled:
+            self._tell(self._fill, os.strerror(errno.ENOSPC))
+        self._filled = not held
 
     def _tell(self, call: Callable[..., None], *args: object) -> None:
         try:
@@ -218,8 +329,8 @@ class EventLog:
 
     def _committed(self, told: list[tuple[Transaction, int]], stored: list[Stored]) -> None:
         self._backlog -= len(stored)
-        if self._backlog <= BACKLOG_MAX // 2:
-            self._room.set()
+        self.stuck.clear()
+        self._measure_backlog()
         if stored:
             self.head = stored[-1].seq
             self._keep(stored)
@@ -237,6 +348,23 @@ class EventLog:
         self._tail_bytes += size
         while self._tail_bytes > TAIL_BYTES:
             self._tail_bytes -= len(self.tail.popleft().body)
+
+    def _measure_backlog(self) -> None:
+        if self.full or self._backlog <= BACKLOG_MAX // 2:
+            self._room.set()
+        elif self._backlog > BACKLOG_MAX:
+            self._room.clear()
+
+    def _fill(self, why: str) -> None:
+        if self.full is None:
+            _log.error("log.full", why=why, folder=str(self.path.parent))
+        self.full = why
+        self._measure_backlog()
+
+    def _empty(self) -> None:
+        _log.info("log.has_space")
+        self.full = None
+        self._measure_backlog()
 
     def _fail(self, error: BaseException) -> None:
         if not self.failed.done():

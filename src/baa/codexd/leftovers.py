@@ -124,6 +124,14 @@ async def sweep(keepers: Path, but: Path | None) -> Swept:
     return Swept(ended, newest, keeper_ids)
 
 
+async def end_all(keepers: Path) -> None:
+    """End every keeper of this state folder, and leave what they wrote."""
+    for folder in keepers.iterdir():
+        keeper = keeper_of(folder)
+        if keeper is not None:
+            await end_keeper(keeper)
+
+
 def age_of(start: str) -> float | None:
     """Seconds since a birth in the words of `Recorded`; None if it is not known. Suspended time counts."""
     if not start.isdecimal():

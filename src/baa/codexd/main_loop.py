@@ -69,10 +69,11 @@ _OVER: Final = TURN_ENDS | {
 
 @dataclass(slots=True)
 class _Command:
-    """Something to decide, in the order of the inbox."""
+    """Something to decide, in the order of the inbox. `new`: whether it is, and so refused when there is no space."""
 
     decide: Callable[[Transaction], None]
     answer: asyncio.Future[int]
+    new: Callable[[], bool]
 
 
 @dataclass(slots=True)
@@ -227,7 +228,7 @@ class MainLoop:
 
     def _clocks_in(self) -> float | None:
         """Seconds until something may be due; None = nothing is set, or timers do not count yet."""
-        next_in = self.timers.next_in() if self._clocks else None
+        next_in = self.timers.next_in() if self._clocks and not self.log.full else None
         return None if next_in is None else max(next_in, self._held_until - self.clock.monotonic())
 
     async def _idle(self) -> None:
@@ -240,21 +241,28 @@ class MainLoop:
         self._wake.clear()
 
     def _spool_waits(self) -> bool:
-        return self._generation is not None and self._generation.reading and self._generation.more
+        return self._reading() is not None and self._generation is not None and self._generation.more
+
+    def _reading(self) -> Generation | None:
+        """Whose spool is to be read on now: nobody's while the log is full."""
+        generation = self._generation
+        return None if generation is None or not generation.reading or self.log.full else generation
 
     def _round(self) -> None:
         for _ in range(min(len(self._inbox), COMMANDS_A_ROUND)):
             command = self._inbox.popleft()
             if not command.answer.cancelled():
                 self._decide(command)
-        if self._generation is not None and self._generation.reading:
+        generation = self._reading()
+        if generation is not None:
             transaction = Transaction()
-            self.ingest(self._generation, transaction)
+            self.ingest(generation, transaction)
             self._submit(transaction)
         transaction = Transaction()
         self._wall.watch(self.log.head, transaction)
         self._submit(transaction)
-        self._behind = self._behind and self._spool_waits()
+        # What ended while nothing was read must not be expired first.
+        self._behind = bool(self.log.full) or (self._behind and self._spool_waits())
         if not self._behind:
             self._look_at_clocks()
 
@@ -274,6 +282,8 @@ class MainLoop:
     def _decide(self, command: _Command) -> None:
         transaction = Transaction()
         try:
+            if self.log.full and command.new():
+                raise Unavailable(Code.STORAGE_FULL, self.log.problem or self.log.full, retry_after_ms=10_000)
             command.decide(transaction)
         except (Rejected, Unavailable) as refused:
             command.answer.set_exception(refused)
@@ -282,15 +292,19 @@ class MainLoop:
         transaction.done.append(lambda seq: None if command.answer.done() else command.answer.set_result(seq))
         self.log.submit(transaction)
 
-    async def ask(self, decide: Callable[[Transaction], None], *, bounded: bool = True) -> int:
+    async def ask(
+        self, decide: Callable[[Transaction], None], *, bounded: bool = True, new: Callable[[], bool] = lambda: True
+    ) -> int:
         """Have something decided, in its turn. Returns the seq before it, once it is durable.
 
-        Raises Unavailable (429) if too much waits already, and whatever `decide` raises for its caller.
+        `bounded`: it comes from outside and may be refused: with 429 if too much waits already, with 507 if it is `new`
+        and the log is full; then it was not done, and will not be. Raises Unavailable for that, and whatever `decide`
+        raises for its caller.
         """
         if bounded and len(self._inbox) >= INBOX_MAX:
             raise Unavailable(Code.OVERLOADED, "codexd has too much to do at the moment. Try again.")
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._inbox.append(_Command(decide, answer))
+        self._inbox.append(_Command(decide, answer, new if bounded else lambda: False))
         self._wake.set()
         return await answer
 

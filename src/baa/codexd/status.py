@@ -10,6 +10,7 @@ from baa.api.status import (
     Counts,
     DaemonState,
     DaemonStatus,
+    LogState,
     LogStatus,
     Status,
 )
@@ -97,7 +98,14 @@ class Daemon:
                 open_interactions=loop.sessions.questions,
                 subscribers=self.subscriptions.count,
             ),
-            log=LogStatus(epoch=log.epoch, head=log.head, oldest=log.oldest, bytes=self.retention.bytes),
+            log=LogStatus(
+                state=LogState.FULL if log.full else LogState.OK,
+                problem=log.problem,
+                epoch=log.epoch,
+                head=log.head,
+                oldest=log.oldest,
+                bytes=self.retention.bytes,
+            ),
             recent_events=reading.recent(connection, RECENT_EVENTS),
             codex=CodexStatus(logged_in=loop.logged_in, limits=loop.limits),
         )

@@ -97,19 +97,22 @@ class Supervisor:
             _log.warning("keeper.ended", pid=pid, why="it is not the recorded one")
         over = self._loop.log.reader().execute("SELECT keeper_id FROM generation WHERE ended_at IS NOT NULL")
         self._past.add(*(keeper_id for (keeper_id,) in over), *swept.keeper_ids)
-        if self._loop.log.went_back is not None:
-            await self._say_log_went_back(self._loop.log.went_back)
-        elif swept.newest > self._loop.child.generation:  # each is in the log before its folder is made
-            await self._say_log_went_back("the log knows only older children than there were")
+        went_back = self._loop.log.went_back
+        if went_back is None and swept.newest > self._loop.child.generation:  # each is in the log before its folder
+            went_back = "the log knows only older children than there were"
         if left is None:
+            if went_back is not None:
+                await self._say_log_went_back(went_back)
             return
         self._loop.change_child(ChildChange.START, generation=left.number)
         left.started = self._clock.monotonic()
         left.program = keepers.program_of(left.folder)
         link = await keepers.meet(left)
         told_more = link is not None and (link.hello.taken > left.lines or link.hello.spool < left.spool.offset)
-        if told_more or left.spool.missing:
-            await self._log_went_back(left, link)
+        if went_back is None and (told_more or left.spool.missing):
+            went_back = "the log is older than what its child's keeper holds"
+        if went_back is not None:
+            await self._part_with(left, link, went_back)
         elif link is None:
             await self._bury(left, seen=False)
         else:
@@ -217,12 +220,13 @@ class Supervisor:
         if link.hello.state == "waiting":
             link.start()
 
-    async def _log_went_back(self, left: Generation, link: KeeperLink | None) -> None:
+    async def _part_with(self, left: Generation, link: KeeperLink | None, went_back: str) -> None:
+        """End a child whose past is not in the log, and only then say so: it must not be met again by the new epoch."""
         if link is not None:
             link.end_child(at_once=True)
             async for _ in link.words():
                 pass
-        await self._say_log_went_back("the log is older than what its child's keeper holds")
+        await self._say_log_went_back(went_back)
         await self._bury(left, seen=link is not None)
 
     async def _say_log_went_back(self, why: str) -> None:

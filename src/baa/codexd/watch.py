@@ -121,8 +121,9 @@ class Watch:
             await self._compare(generation)
 
     async def _comes_up(self) -> bool:
-        seconds = max(1, min(HANDSHAKE_S, self._loop.periods.answer_ms // 1000))
-        for _ in range(seconds):  # second by second, so that time in which nobody ran does not count
+        seconds = left_s = max(1, min(HANDSHAKE_S, self._loop.periods.answer_ms // 1000))
+        while left_s:  # second by second: time in which nobody ran does not count, nor one in which nothing is read
+            left_s -= not self._loop.log.full
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self.ready.wait()
@@ -134,7 +135,7 @@ class Watch:
 
     async def _feel(self, generation: Generation, pulse: Pulse, elapsed_s: float) -> Pulse:
         spooled, period_s = generation.spool.size(), self._watching.watch_ms / 1000
-        if not self._loop.child.ready or generation.spool.read_to < spooled:
+        if not self._loop.child.ready or generation.spool.read_to < spooled or self._loop.log.full:
             return NOTHING_SEEN  # a child that is ended says no more, and one that we cannot follow may wait for us
         pulse, finding = feel(pulse, spooled=spooled, elapsed_s=elapsed_s, period_s=period_s)
         match finding:
