@@ -40,7 +40,10 @@ CATALOGUE: Final = (
     Row(
         "F03",
         "codexd stands still for a while, and goes on",
-        (f"{F}test_host.py::test_a_codexd_that_stands_still_misses_nothing",),
+        (
+            f"{F}test_host.py::test_a_codexd_that_stands_still_misses_nothing",
+            f"{F}test_sleep.py::test_nothing_is_ended_by_time_in_which_codexd_was_stopped",
+        ),
     ),
     Row(
         "F04",
@@ -71,7 +74,11 @@ CATALOGUE: Final = (
         "the child never answers initialize",
         (f"{F}test_unanswered.py::test_a_child_that_never_answers_the_handshake_is_ended_and_the_next_one_tried",),
     ),
-    Row("F10", "the child never answers turn/start", (), "open"),
+    Row(
+        "F10",
+        "the child never answers turn/start",
+        (f"{F}test_unanswered.py::test_a_request_that_is_not_answered_ends_its_turn_and_no_other",),
+    ),
     Row(
         "F11",
         "answers too late, twice, to nobody, with an id of another type",
@@ -261,9 +268,20 @@ CATALOGUE: Final = (
     Row(
         "F55",
         "the wall clock jumps",
-        (f"{F}test_host.py::test_a_wall_clock_that_jumps_ends_nothing_and_orders_nothing",),
+        (
+            f"{F}test_host.py::test_a_wall_clock_that_jumps_ends_nothing_and_orders_nothing",
+            f"{U}test_clock_jumps.py::test_a_wall_clock_that_is_set_ends_no_turn_and_puts_off_no_end",
+            f"{U}test_clock_jumps.py::test_the_next_codexd_knows_how_long_a_turn_was_silent",
+        ),
     ),
-    Row("F56", "the machine sleeps", (f"{F}test_host.py::test_a_machine_that_slept_has_lost_nobody",)),
+    Row(
+        "F56",
+        "the machine sleeps",
+        (
+            f"{F}test_host.py::test_a_machine_that_slept_has_lost_nobody",
+            f"{F}test_sleep.py::test_nothing_is_ended_by_time_in_which_codexd_was_stopped",
+        ),
+    ),
     Row("F57", "no descriptors are left", (f"{F}test_host.py::test_without_descriptors_it_pauses_and_comes_back",)),
     Row(
         "F58",

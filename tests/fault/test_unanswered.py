@@ -63,6 +63,8 @@ async def test_a_request_that_is_not_answered_ends_its_turn_and_no_other(
     session_id = await node.session()
     turn = await node.end_of_turn(await node.turn(session_id, "plain"))
     assert (turn["status"], turn["reason"]) == (status, "no_answer")
+    if method == "turn/start":
+        saw("F10", '"plain"' not in node.rollouts, "the child never answered turn/start")
     muted.unlink()
     assert (await node.play(session_id, "plain"))["finalMessage"] == "Fine."
     assert (await node.ledger(beside))["status"] == "in_progress"

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from baa.api.sessions import TurnRequest
+from baa.clock import SystemClock
 from baa.codexd import restore
 from baa.codexd.eventlog import Transaction
 from baa.codexd.main_loop import GRACE_S
 from baa.codexd.timers import Timers
 from tests.support.bench import Bench, answer, bench, of_turn
+from tests.support.faults import saw
 
 YEARS_MS = 10 * 365 * 86_400_000
 JUMPS = (YEARS_MS, -YEARS_MS, -3_600_000)
@@ -48,6 +50,9 @@ def wanted(codexd: Bench) -> str | None:
 async def test_a_wall_clock_that_is_set_ends_no_turn_and_puts_off_no_end(codexd: Bench, jump_ms: int) -> None:
     await run(codexd, deadline_ms=MINUTE_MS, stall_ms=MINUTE_MS // 2)
     codexd.clock.wall_ms += jump_ms
+    saw(
+        "F55", abs(codexd.clock.utc_ms() - SystemClock().utc_ms()) > MINUTE_MS, f"the wall clock jumped by {jump_ms} ms"
+    )
     await codexd.passes(20)
     await codexd.says(of_turn("item/agentMessage/delta", itemId="item", delta="a"))
     await codexd.passes(20)
@@ -70,6 +75,9 @@ async def test_the_next_codexd_knows_how_long_a_turn_was_silent(codexd: Bench, j
     if away:
         codexd.clock.wall_ms += jump_ms
     restored = restore.restore(codexd.log.reader(), codexd.clock)
+    saw(
+        "F55", abs(codexd.clock.utc_ms() - SystemClock().utc_ms()) > MINUTE_MS, f"the wall clock jumped by {jump_ms} ms"
+    )
     silent_ms = restored.silent_ms["trn_a"]
     assert 20_000 <= silent_ms < 20_000 + MOMENT_MS
 
