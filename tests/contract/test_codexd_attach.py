@@ -25,8 +25,8 @@ SCENARIOS = (
         for name in ("yes", "no", "elsewhere", "late", "amended")
     ),
 )
+WAIVED = ("thread/shellCommand", "thread/compact/start")
 FORBIDDEN = (
-    "thread/shellCommand",
     "command/exec",
     "fs/readFile",
     "fs/writeFile",
@@ -40,8 +40,6 @@ FORBIDDEN = (
     "thread/fork",
     "thread/delete",
     "thread/archive",
-    "thread/compact/start",
-    "thread/backgroundTerminals/clean",
     "review/start",
     "mcpServer/tool/call",
     "process/spawn",
@@ -66,10 +64,13 @@ async def session_of(node: Node, **asked: object) -> str:
     return session_id
 
 
+async def turns_of(node: Node, session_id: str) -> list[Json]:
+    turns: list[Json] = (await node.get(f"/v1/codexd/sessions/{session_id}/turns")).json()["data"]["turns"]
+    return turns
+
+
 async def last_turn(node: Node, session_id: str) -> Json:
-    turns = (await node.get(f"/v1/codexd/sessions/{session_id}/turns", limit=1)).json()["data"]["turns"]
-    turn: Json = turns[0]
-    return turn
+    return (await turns_of(node, session_id))[0]
 
 
 # --- who is let in
@@ -122,7 +123,17 @@ async def test_what_the_ui_does_not_need_it_does_not_get(house: House) -> None:
         for method in FORBIDDEN:
             told = await terminal.refused(method, threadId=terminal.thread_id, command="touch forbidden.txt")
             assert told == f"{method} is not available in a session of codexd's (baa attach)."
+        for number, method in enumerate(WAIVED, 1):  # of an error the UI would end
+            assert (
+                await terminal.asks(method, threadId=terminal.thread_id, command="touch forbidden.txt", name="x") == {}
+            )
+            ended = (await terminal.told("turn/completed", number))["params"]["turn"]
+            assert (ended["status"], method in ended["error"]["message"]) == ("failed", True)
+        assert await terminal.asks("thread/name/set", threadId=terminal.thread_id, name="x") == {}
+        assert "thread/name/set" in (await terminal.told("warning"))["params"]["message"]
+        assert [turn["prompt"] for turn in await turns_of(node, session_id)] == ["hello"]
         assert not (node.work / "forbidden.txt").exists()
+        assert (await terminal.asks("thread/backgroundTerminals/clean", threadId=terminal.thread_id)) == {}
         assert (await terminal.asks("thread/list"))["data"] == []
         assert (await terminal.asks("thread/loaded/list"))["data"] == [terminal.thread_id]
         assert (await terminal.asks("account/read"))["account"] is None

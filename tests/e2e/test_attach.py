@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from baa.scripted import Hold, Run, Say, ScriptedModel, when
-from tests.support.node import Json, Node, end, until
+from tests.support.node import Json, Node, end, until, within
 from tests.support.questions import House, answer, question, told
 from tests.support.screen import Screen, needs_tmux
 
@@ -129,16 +131,52 @@ async def test_it_comes_back_after_codexd_and_after_the_child(house: House) -> N
         model.release("slow")
         await screen.shows("Ends.")
         (_, slow) = await turns_of(node, session_id)
-        assert (slow["origin"], slow["status"]) == ("attached", "completed")
+        assert (slow["origin"], (await node.end_of_turn(slow["turnId"]))["status"]) == ("attached", "completed")
         await screen.type("typed")
         await screen.press("Enter")
         await screen.shows("Answered to what was typed.")
+        assert (await node.end_of_turn((await turns_of(node, session_id))[-1]["turnId"]))["status"] == "completed"
         child = (await node.status())["child"]["pid"]
         await end(child)
         await until(lambda: node.log.count("terminal.attached") == 3)
         await screen.type("again")  # the UI takes no turn before it has its thread again
         await screen.press_until("Enter", lambda text: "Answered again." in text, "an answer")
-        assert [turn["status"] for turn in await turns_of(node, session_id)] == ["completed"] * 4
+        (*_, again) = await turns_of(node, session_id)
+        assert (again["origin"], (await node.end_of_turn(again["turnId"]))["status"]) == ("attached", "completed")
+
+
+@pytest.mark.parametrize("command", ["/compact", "/rename other", "/stop", "!touch by-shell.txt"])
+async def test_what_is_not_available_is_told_and_the_ui_goes_on(house: House, command: str) -> None:
+    node, _ = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    await node.play(session_id, "first")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before", "Ask Codex")
+        await screen.type(command)
+        await screen.shows(command[1:])
+        await screen.press("Enter")
+        await screen.shows("Ask Codex")
+        await screen.type("typed")
+        await screen.press("Enter")
+        await screen.shows("Answered to what was typed.")
+    assert not (node.work / "by-shell.txt").exists()
+
+
+async def test_the_door_of_the_ui_is_the_uis_alone(house: House) -> None:
+    node, _ = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    await node.play(session_id, "first")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before", "Ask Codex")
+        thread_id = (await node.session_of(session_id))["threadId"]
+        lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+        (door,) = {line[-1] for line in lines if thread_id in line and line[-1].startswith("unix:///tmp/baa-")}
+        reader, writer = await asyncio.open_unix_connection(door.removeprefix("unix://"))
+        assert await within(reader.read()) == b""
+        writer.close()
+        await screen.type("typed")
+        await screen.press("Enter")
+        await screen.shows("Answered to what was typed.")
 
 
 async def test_leaving_it_leaves_the_turn_running(house: House) -> None:

@@ -37,6 +37,9 @@ EX_USAGE: Final = 64
 AWAY_S: Final = 30.0
 """Seconds for codexd, and its Codex, to come back before a connection of the UI's is given up."""
 
+LEAVING_S: Final = 1.0
+"""Seconds for the connections of a UI that is gone to end."""
+
 HEAD_BYTES_MAX: Final = 16 * 1024
 CHUNK: Final = 64 * 1024
 
@@ -77,7 +80,7 @@ async def _attach(config: Config, program: Path, session_id: str, arguments: tup
                     door.ui = ui.pid
                     door.started.set()
                     code = await _until_left(ui)
-            door.close()
+                await door.closed()
     if code and door.why:
         raise CannotStart(door.why, exit_code=EX_UNAVAILABLE)
     return code if code >= 0 else 128 - code
@@ -107,32 +110,32 @@ def _ignoring(*numbers: signal.Signals) -> Iterator[None]:
 
 
 class _Door:
-    """Where the UI comes in, one connection at a time."""
+    """Where the UI comes in. It may have more than one connection, each with a ticket of its own."""
 
     def __init__(self, codexd: Codexd, session_id: str) -> None:
         self._codexd = codexd
         self._session_id = session_id
-        self._serving: asyncio.Task[None] | None = None
+        self._connections: set[asyncio.Task[None]] = set()
         self.ui = 0
         self.started = asyncio.Event()
         self.why: str | None = None
 
-    def close(self) -> None:
-        """The UI is gone."""
-        if self._serving is not None:
-            self._serving.cancel()
+    async def closed(self) -> None:
+        """The UI is gone, and so are its connections in a moment."""
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=LEAVING_S)
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Somebody came: the UI is let through, and what it had before is over; anybody else is shown out."""
+        """Somebody came: the UI is let through, anybody else is shown out."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
         try:
             await self.started.wait()
-            if not _is_of(peer_pid(writer.get_extra_info("socket")), self.ui):
-                return
-            before, self._serving = self._serving, asyncio.current_task()
-            if before is not None:
-                before.cancel()
-            await self._serve(reader, writer)
+            if _is_of(peer_pid(writer.get_extra_info("socket")), self.ui):
+                await self._serve(reader, writer)
         finally:
+            self._connections.discard(task)
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

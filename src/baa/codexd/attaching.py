@@ -30,6 +30,7 @@ from baa.api.errors import BaaError, CannotStart, Code, PeerFailed, Rejected, Un
 from baa.api.sessions import OnBusy, Origin, SessionSettings, StartTurn
 from baa.clock import Clock, rfc3339
 from baa.codexd.appserver import attached as dialect
+from baa.codexd.appserver import attached_answers
 from baa.codexd.appserver.jsonrpc import Unreadable
 from baa.codexd.appserver.lines import Line
 from baa.codexd.attached import Terminal
@@ -155,6 +156,8 @@ class Attaching:
                 await asyncio.wait((hearing,), timeout=LEAVING_S)  # what was asked before it left is done all the same
                 for task in (telling, hearing, lost):
                     task.cancel()
+        except Exception as error:  # boundary: terminal. It is let go, and a mistake of ours is in the log.
+            _log.error("terminal.failed", session_id=terminal.session_id, exc_info=error)
         finally:
             self._loop.attached.remove(terminal)
             _log.info("terminal.left", session_id=terminal.session_id)
@@ -182,6 +185,9 @@ class Attaching:
         match meant:
             case dialect.Ready(line):
                 terminal.tell(line)
+            case dialect.Waived():
+                for line in dialect.waived(meant, idle=self._session(terminal).running is None):
+                    terminal.tell(line)
             case dialect.Nothing():
                 return
             case dialect.Answered(interaction_id, _):
@@ -191,7 +197,7 @@ class Attaching:
                     await self._asked(terminal, meant)
                 except BaaError as error:
                     code = dialect.OVERLOADED if error.code is Code.OVERLOADED else dialect.INVALID
-                    terminal.tell(dialect.refused(meant.request_id, f"{error.message} ({error.code})", code))
+                    terminal.tell(dialect.refused(meant.request_id, error.message, code))
 
     async def _asked(self, terminal: Terminal, meant: dialect.Meant) -> None:
         session = self._session(terminal)
@@ -278,6 +284,7 @@ class Attaching:
             sandbox=meant.sandbox,
             approval_policy=meant.approval_policy,
         )
+        self._policy.go_on(session.settings, asked.sandbox)
         request = self._policy.request(asked)
         turn_id = ids.new_id(ids.TURN, self._clock.utc_ms())
         if meant.message_id is not None:
@@ -301,12 +308,14 @@ class Attaching:
         question = terminal.questions.get(interaction_id)
         if question is None:
             return
-        answer = dialect.answer_of(question, meant.result)
+        answer = attached_answers.answer_of(question, meant.result)
         try:
             await self._commands.answer(interaction_id, answer, lambda owner, _: owner == terminal.session_id)
         except Rejected as misfit:
             _log.warning("answer.unfit", session_id=terminal.session_id, why=misfit.message)
-            await self._commands.answer(interaction_id, dialect.NO, lambda owner, _: owner == terminal.session_id)
+            await self._commands.answer(
+                interaction_id, attached_answers.NO, lambda owner, _: owner == terminal.session_id
+            )
 
     # --- what all of them check
 

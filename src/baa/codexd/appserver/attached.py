@@ -9,19 +9,18 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from baa.api.interactions import AnswerInteraction, InteractionKind, Scope
 from baa.api.sessions import ApprovalPolicy, InputPart, LocalImage, Sandbox, TextInput
 from baa.codexd.appserver import jsonrpc
 from baa.codexd.appserver import messages as m
 from baa.codexd.appserver.jsonrpc import Envelope
 from baa.codexd.appserver.lines import Line
 from baa.codexd.appserver.translate import QUESTIONS
-from baa.codexd.machines.interaction import ACCEPT, DECLINE, Question
+from baa.codexd.machines.interaction import Question
 
 RequestId = str | int
 
@@ -33,6 +32,7 @@ LOOKS: Final[dict[str, frozenset[str]]] = {
     "thread/turns/list": _THREAD | _PAGE | {"itemsView"},
     "thread/items/list": _THREAD | _PAGE | {"turnId", "deferOutput"},
     "thread/goal/get": _THREAD,
+    "thread/backgroundTerminals/clean": _THREAD,
     "thread/backgroundTerminals/list": _THREAD | {"cursor", "limit"},
     "account/read": frozenset(),
     "account/rateLimits/read": frozenset(),
@@ -40,7 +40,10 @@ LOOKS: Final[dict[str, frozenset[str]]] = {
     "configRequirements/read": frozenset(),
     "model/list": frozenset({"cursor", "limit", "includeHidden"}),
 }
-"""What the UI asks to have something to show, and the parameters of it that reach the child."""
+"""What the UI asks to have something to show, and the parameters of it that reach the child.
+
+One of them does something: it ends the commands that the thread's turns left running, as codexd itself does.
+"""
 
 RESUME: Final = "thread/resume"
 RESUMES: Final = _THREAD | {"excludeTurns", "initialTurnsPage"}
@@ -53,6 +56,15 @@ CANNED: Final[dict[str, dict[str, Any]]] = {
     "thread/unsubscribe": {"status": "unsubscribed"},
 }
 """What has the same answer for every UI: it sees no other session's threads, and unloads none."""
+
+WAIVED: Final = {
+    "thread/approveGuardianDeniedAction": False,
+    "thread/compact/start": True,
+    "thread/memoryMode/set": False,
+    "thread/name/set": False,
+    "thread/shellCommand": True,
+}
+"""What is not done and must not be refused as such: an error here ends the UI. True: it waits for a turn, then."""
 
 ABOUT_ACCOUNT: Final = frozenset({"account/rateLimits/updated"})
 """Notifications of no thread that every UI is told."""
@@ -190,6 +202,15 @@ class Ready(Struct, frozen=True):
     line: bytes
 
 
+class Waived(Struct, frozen=True):
+    """What is not done, and not refused as such; `awaits`: the UI waits for a turn of it."""
+
+    request_id: RequestId
+    thread_id: str | None
+    why: str
+    awaits: bool
+
+
 class Answered(Struct, frozen=True):
     """An answer to a question of codexd's; without a result, a refusal to answer."""
 
@@ -201,7 +222,7 @@ class Nothing(Struct, frozen=True):
     """A message that needs no doing."""
 
 
-Meant = Greeting | Begin | Steer | Interrupt | Look | Skills | Loaded | Ready | Answered | Nothing
+Meant = Greeting | Begin | Steer | Interrupt | Look | Skills | Loaded | Ready | Waived | Answered | Nothing
 
 
 class _Refusal(Exception):
@@ -222,9 +243,9 @@ def meant(data: bytes) -> Meant | jsonrpc.Unreadable:
     try:
         return _asked(message.id, message.method, message.params)
     except msgspec.DecodeError as error:
-        return Ready(jsonrpc.refusal(message.id, INVALID, f"codexd cannot read this {message.method}: {error}"))
-    except _Refusal as refused:
-        return Ready(jsonrpc.refusal(message.id, INVALID, str(refused)))
+        return Ready(refused(message.id, f"codexd cannot read this {message.method}: {error}"))
+    except _Refusal as no:
+        return Ready(refused(message.id, str(no)))
 
 
 def _asked(request_id: RequestId, method: str, params: Raw | UnsetType) -> Meant:
@@ -238,7 +259,10 @@ def _asked(request_id: RequestId, method: str, params: Raw | UnsetType) -> Meant
         return _look(request_id, method, given, RESUMES, resumes=True)
     if method in CANNED:
         return Ready(jsonrpc.answer(request_id, CANNED[method]))
-    raise _Refusal(f"{method} is not available in a session of codexd's (baa attach).")
+    told = f"{method} is not available in a session of codexd's (baa attach)."
+    if method in WAIVED:
+        return Waived(request_id, msgspec.json.decode(given, type=m.About).thread_id, told, WAIVED[method])
+    raise _Refusal(told)
 
 
 def _look(request_id: RequestId, method: str, given: Raw, names: frozenset[str], *, resumes: bool = False) -> Look:
@@ -379,6 +403,23 @@ def greeted(asked: Greeting, *, version: str, codex_home: str) -> bytes:
     return jsonrpc.answer(asked.request_id, result)
 
 
+def waived(asked: Waived, *, idle: bool) -> list[bytes]:
+    """What is told of what is not done. Where the UI waits for a turn of it, it has one: it fails at once.
+
+    `idle`: no turn runs, so that this one is taken for no other.
+    """
+    params: list[tuple[str, dict[str, Any]]] = [("warning", {"message": asked.why})]
+    if asked.awaits and idle:
+        turn = {"id": f"waived-{asked.request_id}", "items": [], "itemsView": "notLoaded", "status": m.RUNNING}
+        error = {"message": asked.why, "codexErrorInfo": None, "additionalDetails": None}
+        params = [
+            ("turn/started", {"turn": {**turn, "error": None}}),
+            ("turn/completed", {"turn": {**turn, "status": "failed", "error": error}}),
+        ]
+    notes = ({"method": method, "params": {"threadId": asked.thread_id, **more}} for method, more in params)
+    return [jsonrpc.answer(asked.request_id, {}), *map(msgspec.json.encode, notes)]
+
+
 def loaded(asked: Loaded, thread_id: str) -> bytes:
     """The answer to which threads are loaded."""
     return jsonrpc.answer(asked.request_id, {"data": [thread_id], "nextCursor": None})
@@ -438,46 +479,3 @@ def told(message: Envelope) -> tuple[str | None, str | None]:
         return method, msgspec.json.decode(message.params, type=m.About).thread_id if message.params else None
     except msgspec.DecodeError:
         return method, None
-
-
-NO: Final = AnswerInteraction(decision=DECLINE)
-
-
-def answer_of(asked: Question, result: Raw | None) -> AnswerInteraction:
-    """The UI's answer as one of ours; what cannot be read lets nothing happen."""
-    if result is None:
-        return NO
-    try:
-        value = msgspec.json.decode(result)
-        return _answer(asked, value) if isinstance(value, dict) else NO
-    except (msgspec.DecodeError, msgspec.ValidationError, ValueError):
-        return NO
-
-
-def _answer(asked: Question, value: dict[str, Any]) -> AnswerInteraction:
-    match asked.kind:
-        case InteractionKind.COMMAND | InteractionKind.FILE_CHANGE:
-            decision = value.get("decision")
-            return AnswerInteraction(decision=decision) if isinstance(decision, str | dict) else NO
-        case InteractionKind.PERMISSIONS:
-            granted = value.get("permissions")
-            if not isinstance(granted, dict) or not any(granted.values()):
-                return NO
-            scope = Scope(value.get("scope") or Scope.TURN)
-            return AnswerInteraction(decision=ACCEPT, content=granted, scope=scope)
-        case InteractionKind.USER_INPUT:
-            given = value.get("answers")
-            answers: dict[str, str | list[str]] = {
-                name: [str(text) for text in each.get("answers", [])]
-                for name, each in (given.items() if isinstance(given, dict) else ())
-                if isinstance(each, dict)
-            }
-            return AnswerInteraction(decision=ACCEPT, answers=answers) if answers else NO
-        case InteractionKind.ELICITATION:
-            action: str | Literal["decline"] = value.get("action") or DECLINE
-            content = value.get("content") if action == ACCEPT else None
-            return AnswerInteraction(decision=action, content=content)
-        case InteractionKind.TOOL_CALL:
-            if value.get("success") is not True:
-                return NO
-            return AnswerInteraction(decision=ACCEPT, content=value.get("contentItems"))
