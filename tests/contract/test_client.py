@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,8 +12,6 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec import UNSET
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.http11 import Request
 
 from baa import config
 from baa.api.endpoint import Endpoint, Program
@@ -26,6 +25,7 @@ from baa.config import Config
 from baa.http.tokens import ensure_tokens
 from baa.scripted import Hold, Say, ScriptedModel, when
 from tests.support.node import Node
+from tests.support.peers import a_server, a_stream, http
 
 COUNT = Say.numbered(40, 5)
 SCENARIOS = (
@@ -208,25 +208,9 @@ def frame(start: int, end: int) -> str:
 HELLO = json.dumps({"type": "hello", "epoch": "e", "head": "e:9", "oldest": "e:0", "after": "e:0"})
 
 
-@asynccontextmanager
-async def a_stream(*frames: str, leave: asyncio.Event | None = None) -> AsyncIterator[tuple[str, list[Request]]]:
-    """A server that says these frames to everyone, and then nothing until it leaves; its address, and who came."""
-    came: list[Request] = []
-
-    async def answer(connection: ServerConnection) -> None:
-        assert connection.request is not None
-        came.append(connection.request)
-        for said in frames:
-            await connection.send(said)
-        await (connection.wait_closed() if leave is None else leave.wait())
-
-    async with serve(answer, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}", came
-
-
 async def test_a_gap_is_raised_and_counted_and_what_follows_it_is_still_told(tmp_path: Path) -> None:
     async with (
-        a_stream(HELLO, frame(0, 2), frame(3, 5)) as (address, _),
+        a_stream(tmp_path, HELLO, frame(0, 2), frame(3, 5)) as (address, _),
         Codexd(a_home(tmp_path, address)) as codexd,
         codexd.events() as stream,
     ):
@@ -238,7 +222,7 @@ async def test_a_gap_is_raised_and_counted_and_what_follows_it_is_still_told(tmp
 
 async def test_a_repeated_frame_is_a_gap_too(tmp_path: Path) -> None:
     async with (
-        a_stream(HELLO, frame(0, 2), frame(0, 2)) as (address, _),
+        a_stream(tmp_path, HELLO, frame(0, 2), frame(0, 2)) as (address, _),
         Codexd(a_home(tmp_path, address)) as codexd,
         codexd.events() as stream,
     ):
@@ -254,45 +238,24 @@ async def test_the_handshake_carries_the_token_and_no_origin_and_takes_no_proxy(
     for name in ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with (
-        a_stream(HELLO, frame(0, 1)) as (address, came),
+        a_stream(tmp_path, HELLO, frame(0, 1)) as (address, came),
         Codexd(a_home(tmp_path, address)) as codexd,
         codexd.events() as stream,
     ):
         await anext(stream)
     (request,) = came
     token = (tmp_path / "state" / "tokens" / "drive").read_text().strip()
-    assert request.headers["Authorization"] == f"Bearer {token}"
-    assert "Origin" not in request.headers
-    assert request.path == "/v1/codexd/events?after=0"
+    headers = dict(request["headers"])
+    assert headers[b"authorization"] == f"Bearer {token}".encode()
+    assert b"origin" not in headers
+    assert (request["path"], request["query_string"]) == ("/v1/codexd/events", b"after=0")
 
 
 async def test_a_peer_that_speaks_something_else_is_no_codexd(tmp_path: Path) -> None:
-    async with a_stream("good morning") as (address, _), Codexd(a_home(tmp_path, address)) as codexd:
+    async with a_stream(tmp_path, "good morning") as (address, _), Codexd(a_home(tmp_path, address)) as codexd:
         with pytest.raises(Unreachable, match="does not speak"):
             async with codexd.events():
                 raise AssertionError("it was let in")
-
-
-@asynccontextmanager
-async def a_server(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A server that gives each request in turn one of these answers and hangs up; its address, and the requests."""
-    asked: list[bytes] = []
-    left = list(answers)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(left.pop(0) if left else b"")
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
-
-
-def http(status: int, body: object) -> bytes:
-    content = json.dumps(body).encode()
-    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-    return head.encode() + content
 
 
 OK = http(200, {"ok": True, "data": {"status": "ok"}})
@@ -301,7 +264,7 @@ TURN = StartTurn(session_id="ses_x", prompt="x")
 
 async def test_a_read_is_asked_again_when_its_answer_is_lost(tmp_path: Path) -> None:
     async with (
-        a_server(OK, b"", b"HTTP/1.1 200 X\r\nContent-Le", OK) as (address, asked),
+        a_server(tmp_path, OK, b"", b"HTTP/1.1 200 X\r\nContent-Le", OK) as (address, asked),
         Codexd(a_home(tmp_path, address)) as codexd,
     ):
         assert [await codexd.health(), await codexd.health()] == ["ok", "ok"]
@@ -309,20 +272,28 @@ async def test_a_read_is_asked_again_when_its_answer_is_lost(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-async def test_a_turn_is_asked_for_again_only_with_a_key(tmp_path: Path, key: str | None) -> None:
+async def test_a_turn_is_asked_for_again_with_the_same_key(tmp_path: Path, key: str | None) -> None:
     full = http(507, {"ok": False, "error": {"code": "storage_full", "message": "Full.", "details": {}}})
-    expected: type[Exception] = Unreachable if key is None else Unavailable
-    async with a_server(OK, b"", full) as (address, asked), Codexd(a_home(tmp_path, address)) as codexd:
+    async with a_server(tmp_path, OK, b"", full) as (address, asked), Codexd(a_home(tmp_path, address)) as codexd:
         await codexd.health()
-        with pytest.raises(expected):
+        with pytest.raises(Unavailable):
             await codexd.start_turn(TURN, idempotency_key=key)
-    posts = [request for request in asked if request.startswith(b"POST")]
-    assert [b"idempotency-key: k" in request.lower() for request in posts] == ([False] if key is None else [True, True])
+    keys = [re.findall(rb"Idempotency-Key: (.+)\r", request) for request in asked[1:]]
+    assert keys[0] == keys[1]
+    assert keys[0] == [b"k"] if key else len(keys[0][0]) == 32
+
+
+async def test_what_may_have_been_done_is_not_asked_again(tmp_path: Path) -> None:
+    async with a_server(tmp_path, OK, b"") as (address, asked), Codexd(a_home(tmp_path, address)) as codexd:
+        await codexd.health()
+        with pytest.raises(Unreachable, match="it may have done it, or not"):
+            await codexd.create_session(CreateSession(cwd="/x"))
+    assert len(asked) == 2
 
 
 async def test_an_error_that_this_release_does_not_know_keeps_its_words(tmp_path: Path) -> None:
     new = http(409, {"ok": False, "error": {"code": "brand_new", "message": "Do this.", "details": {"x": 1}}})
-    async with a_server(new) as (address, _), Codexd(a_home(tmp_path, address)) as codexd:
+    async with a_server(tmp_path, new) as (address, _), Codexd(a_home(tmp_path, address)) as codexd:
         with pytest.raises(BaaError, match="Do this") as raised:
             await codexd.status()
     assert (type(raised.value), dict(raised.value.details)) == (Rejected, {"x": 1, "code": "brand_new"})
@@ -330,7 +301,7 @@ async def test_an_error_that_this_release_does_not_know_keeps_its_words(tmp_path
 
 async def test_a_page_of_somebody_else_is_no_answer_of_codexd(tmp_path: Path) -> None:
     async with (
-        a_server(http(200, "hi"), http(502, "<html>")) as (address, _),
+        a_server(tmp_path, http(200, "hi"), http(502, "<html>")) as (address, _),
         Codexd(a_home(tmp_path, address)) as codexd,
     ):
         for _ in range(2):
@@ -339,7 +310,7 @@ async def test_a_page_of_somebody_else_is_no_answer_of_codexd(tmp_path: Path) ->
 
 
 async def test_a_lost_codexd_is_given_up_in_the_end(tmp_path: Path) -> None:
-    async with a_server(OK) as (address, _), Codexd(a_home(tmp_path, address), patience_s=0.2) as codexd:
+    async with a_server(tmp_path, OK) as (address, _), Codexd(a_home(tmp_path, address), patience_s=0.2) as codexd:
         await codexd.health()
         with pytest.raises(Unreachable, match="went away"):
             await codexd.health()
@@ -347,7 +318,7 @@ async def test_a_lost_codexd_is_given_up_in_the_end(tmp_path: Path) -> None:
 
 async def test_a_stream_whose_codexd_stays_away_ends(tmp_path: Path) -> None:
     leave = asyncio.Event()
-    async with a_stream(HELLO, leave=leave) as (address, _):
+    async with a_stream(tmp_path, HELLO, leave=leave) as (address, _):
         found = a_home(tmp_path, address)
         async with Codexd(found, patience_s=0.2) as codexd, codexd.events() as stream:
             found.endpoint_file.unlink()

@@ -153,6 +153,8 @@ async def _about_itself(asker: Asker) -> None:
     for name in ("health", "status", "openapi", "metrics"):
         assert (await asker.ask(name))["answered"] == 200
     assert 'codexd_child_state{state="ready"} 1\n' in (await asker.ask("metrics"))["text"]
+    await asker.refused("invalid_request", "health", query={"nonce": "short"})
+    assert (await asker.ask("health", query={"nonce": "n" * 22}))["answered"] == 200
     assert (await asker.ask("handover", {"expiresInMs": 1}))["answered"] == 202
     await asker.refused("invalid_request", "handover", {"expiresInMs": 600_001})
     assert (await asker.ask("makeBackup"))["answered"] == 201

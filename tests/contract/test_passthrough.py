@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from baa.conductor.passthrough import Passthrough
+from baa.http.keyring import Keyring
 from baa.http.serve import HttpServer, bind
 from tests.support.house import until
 
@@ -41,7 +42,9 @@ async def test_a_caller_that_takes_nothing_is_cut_off_from_both_sides() -> None:
     upstream = await asyncio.start_server(stream_for_ever, "127.0.0.1", 0)
     port = upstream.sockets[0].getsockname()[1]
     sock = bind("127.0.0.1", 0)
-    server = HttpServer(Passthrough(lambda: f"http://127.0.0.1:{port}", unread_s=UNREAD_S), sock, grace_seconds=0.2)
+    server = HttpServer(
+        Passthrough(lambda: f"http://127.0.0.1:{port}", Keyring({}), unread_s=UNREAD_S), sock, grace_seconds=0.2
+    )
     async with asyncio.timeout(WAIT_S), upstream, asyncio.TaskGroup() as group:
         group.create_task(server.serve(), name="server")
         reader, writer = await asyncio.open_connection("127.0.0.1", sock.getsockname()[1], limit=1024)

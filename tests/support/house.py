@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from baa.http.guard import SECURITY_HEADERS, Access, Guard, loopback_hosts
+from baa.http.keyring import Keyring
 from baa.http.limits import Receive, Scope, Send
 from baa.http.serve import HttpServer, bind
 from baa.http.tokens import Tokens
@@ -25,6 +26,8 @@ UPGRADE = (
     b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\n"
 )
 ROUTES: dict[tuple[str, str, str], Access] = {
+    ("http", "GET", "/healthz"): "open",
+    ("http", "HEAD", "/healthz"): "open",
     ("http", "GET", "/open"): "open",
     ("http", "GET", "/poll"): "open",
     ("http", "GET", "/read"): "read",
@@ -51,7 +54,7 @@ class House:
             program="codexd",
             allowed_hosts=loopback_hosts(self.port),
             routes=lambda kind, method, path: ROUTES.get((kind, method, path)),
-            tokens=TOKENS,
+            tokens=Keyring({"read": TOKENS.read, "drive": TOKENS.drive}),
         )
         self.server = HttpServer(self.guard, self.sock, grace_seconds=0.2, ping_seconds=self.ping_seconds)
 

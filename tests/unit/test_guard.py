@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from baa.http.guard import SECURITY_HEADERS, Access, Guard, loopback_hosts
+from baa.http.keyring import Keyring
 from baa.http.limits import MAX_BODY_BYTES, Message, Receive, Scope, Send
 from baa.http.tokens import Tokens
 
@@ -44,7 +45,7 @@ class Door:
             program="codexd",
             allowed_hosts=loopback_hosts(PORT) | {"mini.tail1234.ts.net"},
             routes=lambda kind, method, path: ROUTES.get((kind, method, path)),
-            tokens=TOKENS,
+            tokens=Keyring({"read": TOKENS.read, "drive": TOKENS.drive}),
         )
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -376,7 +377,7 @@ def test_a_program_with_pages_lets_its_own_be_looked_at_again_and_no_other_page(
         program="status-api",
         allowed_hosts=loopback_hosts(PORT),
         routes=lambda kind, method, path: ROUTES.get((kind, method, path)),
-        tokens=None,
+        tokens=Keyring({}),
         has_pages=True,
     )
     again: Headers = [(b"sec-fetch-site", b"same-origin")]

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from baa import config
+from baa.api.endpoint import Program
 from baa.http.ports import Holder
+from baa.http.published import publish
 from baa.http.tokens import ensure_tokens
 from baa.runtime import verify
 from baa.runtime.checks import Line
@@ -156,6 +158,7 @@ async def test_tokens_that_must_not_be_used_are_a_line_of_the_workers_and_take_n
     )
     ensure_tokens(home.tokens_dir)
     (home.tokens_dir / "read").chmod(0o644)
+    publish(home.endpoint_file, "conductor", Program("http://127.0.0.1:1", 1, "cdr_x", ""))
     services = describe(home, ("codexd", "worker-runner"), python=Path("/bin/python"), environ={})
     codexd, worker = await verify.live_checks(home, services)
     assert (codexd.level, codexd.name) == ("fail", "codexd port")

@@ -12,10 +12,11 @@ from baa.api.sessions import Session, Turn
 from baa.api.status import Backup, Handover
 
 
-class Healthy(Struct, frozen=True):
-    """The main loop and the log's writer both moved of late."""
+class Healthy(Struct, frozen=True, omit_defaults=True):
+    """The main loop and the log's writer both moved of late. Asked with a nonce, only `proof` is told: one a scope."""
 
-    status: Literal["ok"]
+    status: Literal["ok"] | UnsetType = UNSET
+    proof: dict[str, str] | UnsetType = UNSET
 
 
 class BackupAnswer(Struct, frozen=True):

@@ -163,6 +163,7 @@ def watch_sessions(
 
 app.command("baa.cli.service:app", name="service")
 app.command("baa.cli.node:app", name="node")
+app.command("baa.cli.token:app", name="token")
 
 
 @app.command(name="demo")

@@ -12,8 +12,9 @@ from cyclopts import App, Parameter
 
 from baa.api.errors import EX_UNAVAILABLE, CannotStart
 from baa.cli import lines
+from baa.cli.options import File, Json
 from baa.cli.plain import plain
-from baa.cli.service import All, Chosen, ControlBase, DryRun, File, Json, Names, operator
+from baa.cli.service import All, Chosen, ControlBase, DryRun, Names, operator
 from baa.http.tokens import ensure_tokens
 from baa.runtime import checks, verify
 from baa.runtime.checks import Line, failed

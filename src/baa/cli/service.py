@@ -14,6 +14,7 @@ from cyclopts import App, Parameter
 from baa import config as configuration
 from baa.api.errors import CannotStart
 from baa.cli import lines, service_log
+from baa.cli.options import File, Json
 from baa.cli.plain import plain
 from baa.client.discovery import address_of
 from baa.config import Config
@@ -45,11 +46,6 @@ Names: TypeAlias = Annotated[
     ),
 ]
 All: TypeAlias = Annotated[bool, Parameter(name="--all-services", negative=(), help="All four: with worker-runner.")]
-File: TypeAlias = Annotated[
-    Path | None,
-    Parameter(name="--config", show_default=False, help="The configuration file; else BAA_CONFIG, else baa.toml."),
-]
-Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative=(), help="JSON for programs.")]
 DryRun: TypeAlias = Annotated[bool, Parameter(name="--dry-run", negative=(), help="Only say what would be done.")]
 ControlBase: TypeAlias = Annotated[
     str | None,

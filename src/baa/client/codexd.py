@@ -6,17 +6,16 @@
         async with codexd.events(after=started.cursor) as events:
             async for event in events: ...
 
-Only what is safe to ask twice is asked twice: reads, and a turn that carries an Idempotency-Key.
+Only what is safe to ask twice is asked twice: reads, and a turn, which has an Idempotency-Key. `baa.client.sync` has
+the same without async.
 """
 
 from __future__ import annotations
 
-import asyncio
+import secrets
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Literal
 
-import httpx2
 import msgspec
 
 from baa import config as configuration
@@ -25,207 +24,211 @@ from baa.api.answers import (
     Attachment,
     AttachmentAnswer,
     BackupAnswer,
+    EventPage,
+    HandoverAnswer,
     Healthy,
     InteractionAnswer,
     SessionAnswer,
     SessionPage,
     SteeredTurn,
     TurnAnswer,
+    TurnPage,
 )
 from baa.api.events import EventType
 from baa.api.interactions import AnswerInteraction, Interaction
-from baa.api.sessions import CreateSession, Session, StartTurn, SteerTurn, Turn
-from baa.api.status import Backup, RestartChild, Status
-from baa.client import answers
-from baa.client.discovery import START_IT, Location, Unreachable, locate
+from baa.api.sessions import CreateSession, RenewTurn, Session, SessionStatus, StartTurn, SteerTurn, Turn
+from baa.api.status import AnnounceHandover, Backup, Handover, MakeBackup, RestartChild, Status
+from baa.client.discovery import locate
 from baa.client.events import EventStream
-from baa.client.pauses import pauses
+from baa.client.peer import PATIENCE_S, Peer
 from baa.config import Config
+from baa.http.tokens import Name
 
-T = TypeVar("T")
-
-PATIENCE_S: Final = 30.0
-"""Seconds for which a codexd that was met before is looked for: a restart takes less than one."""
+SESSIONS = "/v1/codexd/sessions"
+STATUS = "/v1/codexd/status"
+TURN = "/v1/codexd/turn"
 
 BACKUP_S: Final = 6 * 3600.0
 """Seconds for a backup, at most."""
 
-ANSWER_S: Final = 10.0
-"""Seconds for an answer, beside what the request itself waits for."""
 
+class Codexd(Peer):
+    """This node's codexd. An async context manager; every method raises BaaError, Unreachable or CannotStart."""
 
-class Codexd:
-    """This node's codexd. An async context manager; inside it, every method raises BaaError or Unreachable."""
-
-    def __init__(self, config: Config | None = None, *, patience_s: float = PATIENCE_S) -> None:
-        """Without `config`: the configuration that `baa` itself has here."""
-        self._config = configuration.load() if config is None else config
-        self._patience_s = patience_s
-        self._met = False
-        self._http = httpx2.AsyncClient(trust_env=False)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        scope: Name = "drive",
+        through: Literal["codexd", "conductor"] = "codexd",
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        await self._http.aclose()
+        """Without `config`: the configuration that `baa` itself has here.
+
+        `through`: asked directly, or by way of this node's conductor, which passes everything on but `health`,
+        `openapi` and `metrics`. `patience_s`: seconds for which it is looked for again, once it was met.
+        """
+        found = configuration.load() if config is None else config
+        super().__init__(lambda: locate(found, scope=scope, name=through), patience_s=patience_s)
+        self._events_path = found.event_stream_path
+
+    # --- what it says of itself
 
     async def health(self) -> str:
         """`ok` while codexd makes progress."""
-        return (await self._get("/healthz", Healthy)).status
+        return str((await self._get("/healthz", Healthy)).status)
 
     async def status(self) -> Status:
         """States, counts and versions; no content."""
-        return await self._get("/v1/codexd/status", Status)
+        return await self._get(STATUS, Status)
+
+    async def openapi(self) -> dict[str, Any]:
+        """The description of all that codexd can be asked (OpenAPI 3.1)."""
+        found: dict[str, Any] = msgspec.json.decode((await self._send("GET", "/openapi.json", repeatable=True)).body)
+        return found
+
+    async def metrics(self) -> str:
+        """Figures, as Prometheus reads them."""
+        return (await self._send("GET", "/metrics", repeatable=True)).body.decode()
+
+    async def handover(self, expires_in_ms: int = 60_000) -> Handover:
+        """For this time, SIGTERM leaves running turns to the next codexd."""
+        asked = AnnounceHandover(expires_in_ms=expires_in_ms)
+        return (await self._ask("POST", f"{STATUS}/handover", HandoverAnswer, body=asked)).handover
+
+    async def drain(self) -> Status:
+        """Take nothing new, and finish what was accepted, until codexd is restarted."""
+        return await self._ask("POST", f"{STATUS}/drain", Status)
 
     async def restart_child(self, *, force: bool = False) -> Status:
         """Another child in place of this one, once nothing runs; with `force` at once. One that failed is tried anew.
 
         The answer is the status. Asked again when the answer is lost, for another restart does no harm.
         """
-        body = msgspec.json.encode(RestartChild(force=force))
-        return await self._ask("POST", "/v1/codexd/status/child/restart", Status, body=body, repeatable=not force)
+        return await self._ask(
+            "POST", f"{STATUS}/child/restart", Status, body=RestartChild(force=force), repeatable=not force
+        )
 
     async def backup(self, to: str | None = None) -> Backup:
         """A verified copy of the log, made while codexd runs: in the new folder `to`, or where codexd keeps them.
 
         Not asked again when the answer is lost: the copy may be there.
         """
-        body = msgspec.json.encode({} if to is None else {"to": to})
-        path = "/v1/codexd/status/backup"
-        return (await self._ask("POST", path, BackupAnswer, body=body, wait_s=BACKUP_S)).backup
+        asked = MakeBackup(to=to)
+        return (await self._ask("POST", f"{STATUS}/backup", BackupAnswer, body=asked, wait_s=BACKUP_S)).backup
+
+    # --- sessions
 
     async def create_session(self, asked: CreateSession) -> Session:
         """A new session. Not asked again when the answer is lost: the session may be there."""
-        body = _body(asked)
-        return (await self._ask("POST", "/v1/codexd/sessions", SessionAnswer, body=body)).session
+        return (await self._ask("POST", SESSIONS, SessionAnswer, body=asked)).session
 
     async def session(self, session_id: str) -> Session:
-        """One session."""
-        return (await self._get(f"/v1/codexd/sessions/{session_id}", SessionAnswer)).session
+        """One session, with its open interactions."""
+        return (await self._get(f"{SESSIONS}/{session_id}", SessionAnswer)).session
 
     async def sessions(
-        self, *, purpose: str | None = None, limit: int = 100, page_token: str | None = None
+        self,
+        *,
+        status: SessionStatus | None = None,
+        purpose: str | None = None,
+        needs_answer: bool = False,
+        limit: int = 100,
+        page_token: str | None = None,
     ) -> SessionPage:
-        """A page of sessions, newest first."""
-        asked = {"purpose": purpose, "limit": str(limit), "pageToken": page_token}
-        query = {name: value for name, value in asked.items() if value is not None}
-        return await self._get("/v1/codexd/sessions", SessionPage, query=query)
+        """A page of sessions, newest first. `needs_answer`: only those with an open interaction."""
+        needs = "answer" if needs_answer else None
+        query = {"status": status, "purpose": purpose, "needs": needs, "limit": limit, "pageToken": page_token}
+        return await self._get(SESSIONS, SessionPage, query=query)
+
+    async def turns(self, session_id: str, *, limit: int = 100, page_token: str | None = None) -> TurnPage:
+        """A page of a session's turns, newest first, without their items."""
+        query = {"limit": limit, "pageToken": page_token}
+        return await self._get(f"{SESSIONS}/{session_id}/turns", TurnPage, query=query)
+
+    async def close_session(self, session_id: str) -> Session:
+        """End its turns, then the session. Closing one again is no mistake."""
+        return (await self._ask("POST", f"{SESSIONS}/{session_id}/close", SessionAnswer)).session
+
+    async def fork_session(self, session_id: str) -> Session:
+        """A new session with this one's settings and its history so far."""
+        return (await self._ask("POST", f"{SESSIONS}/{session_id}/fork", SessionAnswer)).session
 
     async def attach(self, session_id: str) -> Attachment:
         """A one-time ticket for Codex's own terminal UI on a session. Asked again when the answer is lost."""
-        path = f"/v1/codexd/sessions/{session_id}/attach"
-        return (await self._ask("POST", path, AttachmentAnswer, body=b"{}", repeatable=True)).attachment
+        path = f"{SESSIONS}/{session_id}/attach"
+        return (await self._ask("POST", path, AttachmentAnswer, repeatable=True)).attachment
+
+    async def answer_in_session(self, session_id: str, interaction_id: str, asked: AnswerInteraction) -> Interaction:
+        """Answer an interaction of a session, also one outside a turn. Asked again when the answer is lost."""
+        path = f"{SESSIONS}/{session_id}/interactions/{interaction_id}"
+        return (await self._ask("POST", path, InteractionAnswer, body=asked, repeatable=True)).interaction
+
+    # --- turns
 
     async def start_turn(self, asked: StartTurn, *, idempotency_key: str | None = None) -> AcceptedTurn:
-        """A turn that is durable. With a key it is asked for again when the answer is lost, and still started once."""
-        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        """A turn that is durable. It is asked for again when the answer is lost, and started once.
+
+        Without a key it gets one of its own. A script that may itself be run again gives the same key again.
+        """
+        key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
         return await self._ask(
-            "POST",
-            "/v1/codexd/turn",
-            AcceptedTurn,
-            body=_body(asked),
-            headers=headers,
-            repeatable=idempotency_key is not None,
+            "POST", TURN, AcceptedTurn, body=asked, headers={"Idempotency-Key": key}, repeatable=True
         )
 
     async def turn(self, turn_id: str, *, wait_ms: int = 0) -> Turn:
-        """A turn's ledger; with `wait_ms` once it has ended, or as it stands after that time."""
-        query = {"waitMs": str(wait_ms)} if wait_ms else {}
-        path = f"/v1/codexd/turn/{turn_id}"
-        return (await self._get(path, TurnAnswer, query=query, wait_s=wait_ms / 1000)).turn
+        """A turn's ledger; with `wait_ms` (a minute at most) once it has ended, or as it stands after that time."""
+        query = {"waitMs": wait_ms or None}
+        return (await self._get(f"{TURN}/{turn_id}", TurnAnswer, query=query, wait_s=wait_ms / 1000)).turn
+
+    async def transcript(self, turn_id: str) -> str:
+        """A turn to read, as Markdown. It holds what the model wrote, as it wrote it."""
+        headers = {"Accept": "text/markdown"}
+        return (await self._send("GET", f"{TURN}/{turn_id}", headers=headers, repeatable=True)).body.decode()
 
     async def interrupt_turn(self, turn_id: str) -> Turn:
-        """End a turn. Asked again when the answer is lost: the first wish stands."""
-        path = f"/v1/codexd/turn/{turn_id}/interrupt"
-        return (await self._ask("POST", path, TurnAnswer, body=b"{}", repeatable=True)).turn
+        """End a turn; one that waits is taken out of the line. It is told as interrupted once nothing of it runs.
+
+        Asked again when the answer is lost: the first wish stands.
+        """
+        return (await self._ask("POST", f"{TURN}/{turn_id}/interrupt", TurnAnswer, repeatable=True)).turn
 
     async def steer_turn(self, turn_id: str, asked: SteerTurn) -> Turn:
-        """More input for the running turn. Not asked again when the answer is lost: Codex may have it."""
-        return (await self._ask("POST", f"/v1/codexd/turn/{turn_id}/steer", SteeredTurn, body=_body(asked))).turn
+        """Give the running turn more input. Not asked again when the answer is lost: Codex may have it."""
+        return (await self._ask("POST", f"{TURN}/{turn_id}/steer", SteeredTurn, body=asked)).turn
+
+    async def renew_turn(self, turn_id: str, *, lease_ms: int | None = None) -> Turn:
+        """Let the turn's lease begin anew, with this length or the one before."""
+        asked = RenewTurn(lease_ms=lease_ms)
+        return (await self._ask("POST", f"{TURN}/{turn_id}/renew", TurnAnswer, body=asked)).turn
 
     async def answer_in_turn(self, turn_id: str, interaction_id: str, asked: AnswerInteraction) -> Interaction:
-        """Answer a question of a turn. Asked again when the answer is lost: the same answer twice is one."""
-        return await self._answer(f"/v1/codexd/turn/{turn_id}/interactions/{interaction_id}", asked)
+        """Answer an interaction of a turn. Asked again when the answer is lost: the same answer twice is one."""
+        path = f"{TURN}/{turn_id}/interactions/{interaction_id}"
+        return (await self._ask("POST", path, InteractionAnswer, body=asked, repeatable=True)).interaction
 
-    async def answer_in_session(self, session_id: str, interaction_id: str, asked: AnswerInteraction) -> Interaction:
-        """Answer a question outside a turn; the same holds."""
-        return await self._answer(f"/v1/codexd/sessions/{session_id}/interactions/{interaction_id}", asked)
+    # --- events
 
-    async def _answer(self, path: str, asked: AnswerInteraction) -> Interaction:
-        return (await self._ask("POST", path, InteractionAnswer, body=_body(asked), repeatable=True)).interaction
+    async def event_page(
+        self,
+        after: str = "0",
+        *,
+        session_id: str | None = None,
+        types: Iterable[EventType] | None = None,
+        limit: int = 100,
+        wait_ms: int = 0,
+    ) -> EventPage:
+        """The events that follow a cursor, and the cursor to go on with; with `wait_ms` it waits for the first one."""
+        query = _wanted(session_id, types) | {"after": after, "limit": limit, "waitMs": wait_ms or None}
+        return await self._get(self._events_path, EventPage, query=query, wait_s=wait_ms / 1000)
 
     def events(
         self, after: str | None = "0", *, session_id: str | None = None, types: Iterable[EventType] | None = None
     ) -> EventStream:
         """The events that follow a cursor, and those to come: `0` = from the oldest, None = from now."""
-        asked = {"sessionId": session_id, "types": None if types is None else ",".join(types)}
-        query = {name: value for name, value in asked.items() if value is not None}
-        return EventStream(
-            self._locate, self._config.event_stream_path, query, after=after, patience_s=self._patience_s
-        )
-
-    def _locate(self) -> Location:
-        return locate(self._config)
-
-    async def _get(self, path: str, type_: type[T], *, query: dict[str, str] | None = None, wait_s: float = 0) -> T:
-        return await self._ask("GET", path, type_, query=query, repeatable=True, wait_s=wait_s)
-
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        type_: type[T],
-        *,
-        query: dict[str, str] | None = None,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-        repeatable: bool = False,
-        wait_s: float = 0,
-    ) -> T:
-        now = asyncio.get_running_loop().time
-        until = now() + (self._patience_s if self._met else 0)
-        for pause in pauses():
-            try:
-                location = self._locate()
-                response = await self._http.request(
-                    method,
-                    location.address + path,
-                    params=query,
-                    content=body,
-                    headers={"Authorization": f"Bearer {location.token}", **(headers or {}), **_TYPE[body is None]},
-                    timeout=httpx2.Timeout(ANSWER_S, read=ANSWER_S + wait_s),
-                )
-                break
-            except (Unreachable, httpx2.TransportError) as error:
-                never_sent = isinstance(error, Unreachable | httpx2.ConnectError | httpx2.ConnectTimeout)
-                if not (repeatable or never_sent) or now() + pause > until:
-                    raise _unreachable(error, f"{method} {path}", never_sent=never_sent) from error
-            await asyncio.sleep(pause)
-        self._met = True
-        if response.is_success:
-            return answers.data(response.content, type_)
-        raise answers.failure(response.status_code, response.content)
+        query = {name: value for name, value in _wanted(session_id, types).items() if value is not None}
+        return EventStream(self._locate, self._events_path, query, after=after, patience_s=self._patience_s)
 
 
-_TYPE: Final[dict[bool, dict[str, str]]] = {True: {}, False: {"Content-Type": "application/json"}}
-
-
-def _body(asked: CreateSession | StartTurn | SteerTurn | AnswerInteraction) -> bytes:
-    """What was asked for, and nothing that was not: an older codexd refuses a field that it does not know."""
-    told: dict[str, Any] = msgspec.to_builtins(asked)
-    return msgspec.json.encode({name: value for name, value in told.items() if value not in (None, {})})
-
-
-def _unreachable(error: Exception, request: str, *, never_sent: bool) -> Unreachable:
-    if isinstance(error, Unreachable):
-        return error
-    if never_sent:
-        return Unreachable(f"codexd does not answer ({error}). {START_IT}")
-    return Unreachable(
-        f"codexd went away before it answered {request} ({type(error).__name__}): it may have done it, or not. Look at"
-        " its sessions and events; a turn with an Idempotency-Key can simply be asked for again.",
-        maybe_done=True,
-    )
+def _wanted(session_id: str | None, types: Iterable[EventType] | None) -> dict[str, Any]:
+    return {"sessionId": session_id, "types": None if types is None else ",".join(types)}

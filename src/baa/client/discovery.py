@@ -1,21 +1,23 @@
-"""Where this node's codexd listens and which token it takes: `endpoint.json` and the token file, read anew each time.
+"""Where a program of this node listens and which token it takes: `endpoint.json` and the token file, always read anew.
 
-A codexd that was started again may have another port, so an address is never kept longer than its connection.
+One that was started again may have another port, so an address is never kept longer than its connection.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from baa.api.endpoint import Endpoint, Program
 from baa.api.errors import EX_UNAVAILABLE
 from baa.config import Address, Config, loopback_address
-from baa.http.tokens import load_token
+from baa.http.tokens import Name, load_token
 
 START_IT: Final = "Start it with `baa up --service codexd`."
+
+Server: TypeAlias = Literal["codexd", "conductor", "status_api"]
 
 
 def published(config: Config) -> Endpoint:
@@ -26,7 +28,7 @@ def published(config: Config) -> Endpoint:
         return Endpoint()
 
 
-def address_of(config: Config, name: Literal["codexd", "conductor", "status_api"]) -> str | None:
+def address_of(config: Config, name: Server) -> str | None:
     """The base URL of a program of this node, running or not; None if its port is chosen at its start and unknown."""
     configured: dict[str, Address] = {
         "codexd": config.address,
@@ -41,7 +43,7 @@ def address_of(config: Config, name: Literal["codexd", "conductor", "status_api"
 
 
 class Unreachable(Exception):
-    """Nobody answers as codexd; `message` says what to do. `maybe_done`: what was asked may have been done."""
+    """Nobody answers as this program; `message` says what to do. `maybe_done`: what was asked may have been done."""
 
     exit_code = EX_UNAVAILABLE
 
@@ -53,26 +55,29 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A codexd that runs, or ran until it was killed. The token does not show in a repr, and so not in a log."""
+    """A program that runs, or ran until it was killed. The token does not show in a repr, and so not in a log."""
 
     address: str
     pid: int
     token: str = field(repr=False)
+    scope: Name = "drive"
+    name: str = "codexd"
 
 
-def locate(config: Config, *, scope: Literal["read", "drive"] = "drive") -> Location:
-    """The codexd of this node, as it wrote itself down.
+def locate(config: Config, *, scope: Name = "drive", name: Literal["codexd", "conductor"] = "codexd") -> Location:
+    """The codexd or the conductor of this node, as it wrote itself down.
 
     Raises Unreachable if none did, and CannotStart if the token must not be used.
     """
     path = config.endpoint_file
+    start = START_IT if name == "codexd" else "Start it with `baa up`."
     try:
-        program = msgspec.json.decode(path.read_bytes(), type=Endpoint).codexd
+        program: Program | None = getattr(msgspec.json.decode(path.read_bytes(), type=Endpoint), name)
     except FileNotFoundError:
-        raise Unreachable(f"codexd does not run on {config.home}: there is no {path}. {START_IT}") from None
+        raise Unreachable(f"{name} does not run on {config.home}: there is no {path}. {start}") from None
     except (OSError, msgspec.DecodeError) as error:
-        raise Unreachable(f"{path} does not say where codexd is ({error}). Start codexd again.") from None
+        raise Unreachable(f"{path} does not say where {name} is ({error}). Start {name} again.") from None
     if program is None:
-        raise Unreachable(f"codexd does not run on {config.home}. {START_IT}")
+        raise Unreachable(f"{name} does not run on {config.home}. {start}")
     loopback_address(program.address, f"The address in {path}")
-    return Location(program.address, program.pid, load_token(config.tokens_dir / scope))
+    return Location(program.address, program.pid, load_token(config.tokens_dir / scope), scope, name)

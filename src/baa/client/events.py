@@ -13,9 +13,10 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from baa.api.errors import Unavailable
+from baa.api.errors import BaaError, Code, Unavailable
 from baa.api.events import Event, Events, Frame, Heartbeat, Hello
 from baa.client.answers import failure
+from baa.client.connection import NotProved, proven
 from baa.client.discovery import START_IT, Location, Unreachable
 from baa.client.pauses import pauses
 
@@ -131,8 +132,8 @@ class EventStream:
         try:
             socket = await connect(
                 uri,
+                sock=await proven(location),
                 additional_headers={"Authorization": f"Bearer {location.token}"},
-                proxy=None,  # it is on loopback, whatever the environment says
                 compression=None,
                 ping_interval=None,  # codexd sends heartbeats
                 open_timeout=OPEN_S,
@@ -140,7 +141,7 @@ class EventStream:
                 max_size=FRAME_BYTES_MAX,
             )
         except InvalidStatus as refused:
-            raise failure(refused.response.status_code, bytes(refused.response.body or b"")) from None
+            raise self._refused(refused, location) from None
         except (OSError, InvalidHandshake, TimeoutError, EOFError) as error:
             raise Unreachable(f"codexd does not answer at {location.address} ({error}). {START_IT}") from error
         try:
@@ -152,6 +153,12 @@ class EventStream:
             await socket.close()
             raise
         return socket
+
+    def _refused(self, refused: InvalidStatus, location: Location) -> BaaError | Unreachable:
+        told = failure(refused.response.status_code, bytes(refused.response.body or b""))
+        if told.code is Code.UNAUTHORIZED and self._locate().token != location.token:
+            return NotProved("The token was changed while it was sent. Ask again.")
+        return told
 
     def _greet(self, hello: Frame) -> None:
         if not isinstance(hello, Hello):

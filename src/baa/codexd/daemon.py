@@ -53,6 +53,7 @@ from baa.codexd.watch import Watching
 from baa.config import INTERRUPT_S, KILLED_S, LADDER_S, Config
 from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
+from baa.http.keyring import TokenFiles
 from baa.http.tokens import ensure_tokens
 from baa.process import Stop
 from baa.sqlite import open_reader
@@ -199,7 +200,8 @@ async def _serve(
     )
     app, routes = http.application(daemon, policy, attaching, config.event_stream_path)
     hosts = loopback_hosts(sock.getsockname()[1]) | set(config.allowed_hosts)
-    tokens = ensure_tokens(config.tokens_dir)
+    ensure_tokens(config.tokens_dir)
+    tokens = TokenFiles(config.tokens_dir)
     guard = Guard(app, program="codexd", allowed_hosts=hosts, routes=routes, tokens=tokens)
     server = serve.HttpServer(guard, sock)
     async with attaching.serving(), asyncio.TaskGroup() as tasks:
@@ -207,6 +209,7 @@ async def _serve(
         # So that nobody is answered before it is known if there is a Codex; reads do not wait for space.
         await _or_stuck(daemon, tasks.create_task(daemon.supervisor.decided.wait(), name="decided"))
         serving = tasks.create_task(server.serve(), name="http")
+        looking = tasks.create_task(tokens.watch(), name="tokens")
         await server.started.wait()
         published.publish(config.endpoint_file, "codexd", _as_published(daemon))
         _log.info("serving", address=daemon.address, daemon_id=daemon.daemon_id)
@@ -214,6 +217,7 @@ async def _serve(
         checking = tasks.create_task(_check(daemon.log), name="check")
         await stop.asked.wait()
         checking.cancel()
+        looking.cancel()
         if handed_over := daemon.handover.holds and not stop.stdin_ended:
             stopping = tasks.create_task(_hand_over(daemon, child, server, serving), name="hand-over")
         else:

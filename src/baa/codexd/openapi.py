@@ -157,6 +157,7 @@ def _websocket(get: dict[str, Any]) -> dict[str, Any]:
         "frame": {"oneOf": [{"$ref": REF + name} for name in FRAMES]},
         "close": {
             "1012": "codexd stops; come back by the cursor",
+            "4401": "the token was changed; come back by the cursor, with the new one",
             "4408": "the reader does not read",
             "4410": "cursor_expired: the log let go of what the reader was to read next",
         },

@@ -30,6 +30,7 @@ from baa.api.interactions import AnswerInteraction
 from baa.api.sessions import CreateSession, NoFields, RenewTurn, SessionStatus, StartTurn, SteerTurn
 from baa.api.status import AnnounceHandover, MakeBackup, RestartChild, Status
 from baa.codexd.request import KEY_MAX, PAGE, PAGE_MAX, WAIT_MAX_MS
+from baa.http import proof
 from baa.http.guard import Access
 
 
@@ -106,6 +107,13 @@ KEY: Final = Parameter(
 )
 LAST_EVENT_ID: Final = Parameter(
     "header", "Last-Event-ID", AFTER.schema, "For server-sent events: the cursor to come back with, before `after`."
+)
+
+NONCE: Final = _word(
+    "nonce",
+    "Asks for a proof that codexd knows its tokens, before one is sent: for each scope an HMAC-SHA256 of `HOST\\nNONCE`"
+    " in hex, with a key made of the token. `baa.http.proof` has the whole of it.",
+    pattern=proof.NONCE,
 )
 
 READS_BODY: Final = (Code.INVALID_JSON, Code.INVALID_REQUEST)
@@ -188,7 +196,8 @@ def _about_itself() -> tuple[Operation, ...]:
             "Whether codexd makes progress.",
             access="open",
             data=Healthy,
-            codes=(Code.STARTING,),
+            parameters=(NONCE,),
+            codes=(Code.STARTING, Code.INVALID_REQUEST),
         ),
         _get("status", status, "States, counts and versions; no content.", access="open", data=Status),
         _post(

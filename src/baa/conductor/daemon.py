@@ -20,6 +20,7 @@ from baa.config import Config
 from baa.engine.store import Engine, open_engine
 from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
+from baa.http.keyring import TokenFiles
 from baa.http.tokens import ensure_tokens
 from baa.process import Stop
 
@@ -48,14 +49,15 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
     """Run the conductor until it is told to stop; `on_started` is given its address. Raises CannotStart."""
     clock = SystemClock()
     config.endpoint_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    tokens = ensure_tokens(config.tokens_dir)
+    ensure_tokens(config.tokens_dir)
+    tokens = TokenFiles(config.tokens_dir)
     sock = serve.bind(config.conductor_address.host, config.conductor_address.port)
     conductor_id = f"cdr_{secrets.token_hex(8)}"
     engine = await open_engine(config.engine_file, clock=clock)
     try:
         leader = Leader(engine, holder=conductor_id, node_id=config.node_id, clock=clock)
         conductor = Conductor(config, conductor_id, engine, leader, clock)
-        app, routes = http.application(conductor)
+        app, routes = http.application(conductor, tokens)
         hosts = loopback_hosts(sock.getsockname()[1]) | set(config.allowed_hosts)
         guard = Guard(app, program="conductor", allowed_hosts=hosts, routes=routes, tokens=tokens)
         server = serve.HttpServer(guard, sock)
@@ -63,6 +65,7 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
         await leader.try_once()  # so that the first answer of /rolez is a true one
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(server.serve(), name="http")
+            looking = tasks.create_task(tokens.watch(), name="tokens")
             leading = tasks.create_task(leader.run(), name="leader")
             await server.started.wait()
             started = Program(address, os.getpid(), conductor_id, rfc3339(clock.utc_ms()))
@@ -75,6 +78,7 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
             await leader.release()
             server.stop()
             watching.cancel()
+            looking.cancel()
         published.forget(config.endpoint_file, "conductor", os.getpid())
     finally:
         await engine.close()

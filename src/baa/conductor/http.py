@@ -18,6 +18,7 @@ from baa.client.discovery import address_of
 from baa.conductor.passthrough import Passthrough
 from baa.engine.store import EngineFailed
 from baa.http import envelope
+from baa.http.keyring import Keyring
 from baa.http.limits import App, Receive, Scope, Send
 from baa.http.routes import OPT, RouteTable
 
@@ -39,15 +40,15 @@ class _StatusAnswer(msgspec.Struct):
     data: Status
 
 
-def application(conductor: Conductor) -> tuple[App, RouteTable]:
-    """The ASGI application of the conductor, and its routes for the guard."""
+def application(conductor: Conductor, tokens: Keyring) -> tuple[App, RouteTable]:
+    """The ASGI application of the conductor, and its routes for the guard. `tokens`: the node's."""
     litestar = Litestar(
         route_handlers=_about_itself(conductor),
         exception_handlers={BaaError: _refused, HTTPException: _not_routed, Exception: _broken},
         openapi_config=None,
         logging_config=None,
     )
-    passthrough = Passthrough(lambda: address_of(conductor.config, "codexd"))
+    passthrough = Passthrough(lambda: address_of(conductor.config, "codexd"), tokens)
     events_path = conductor.config.event_stream_path
     routes = RouteTable()
     routes.add_application(litestar)

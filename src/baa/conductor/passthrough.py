@@ -1,14 +1,17 @@
 """codexd behind the conductor: requests, streams and WebSockets go on as they came, and answers come back as they are.
 
 Each request has a connection of its own: a codexd that was started again is met at once, and nothing is sent twice.
-Path and query are not touched, and codexd's guard judges route, token and scope; the conductor adds no token.
+Path and query are not touched, and codexd's guard judges route, token and scope. The conductor adds no token, and it
+passes a caller's on only to a codexd that has proved that it knows the node's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,8 +20,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
+from baa.client.connection import NotProved, connected, proven
+from baa.client.discovery import Location, Unreachable
 from baa.http.envelope import send_failure
+from baa.http.keyring import Keyring
 from baa.http.limits import Message, Receive, Scope, Send, cut_off
+from baa.http.tokens import Name
 
 CONNECT_S: Final = 2.0
 UNREAD_S: Final = 20.0
@@ -39,8 +46,10 @@ Field = tuple[bytes, bytes]
 class Passthrough:
     """An ASGI application that is the codexd at `address()`, which is asked anew for each request."""
 
-    def __init__(self, address: Callable[[], str | None], *, unread_s: float = UNREAD_S) -> None:
+    def __init__(self, address: Callable[[], str | None], tokens: Keyring, *, unread_s: float = UNREAD_S) -> None:
+        """`tokens`: the node's."""
         self._address = address
+        self._tokens = tokens
         self._unread_s = unread_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,10 +58,12 @@ class Passthrough:
             address = self._address()
             if address is None:
                 raise _away()
+            bears = any(name == b"authorization" for name, _ in scope["headers"])
+            codexd = _Codexd(address, self._tokens.now() if bears else None)
             if scope["type"] == "websocket":
-                await _websocket(address, scope, receive, send)
+                await _websocket(codexd, scope, receive, send)
             else:
-                await _request(address, scope, receive, _bounded(send, scope, self._unread_s))
+                await _request(codexd, scope, receive, _bounded(send, scope, self._unread_s))
         except BaaError as error:
             await send_failure(error, scope, send, close=False)
 
@@ -69,6 +80,34 @@ def _bounded(send: Send, scope: Scope, seconds: float) -> Send:
             await send(message)
 
     return bounded
+
+
+@dataclass(frozen=True, slots=True)
+class _Codexd:
+    """Where codexd listens, and what it must prove that it knows; None: what is passed on bears no token."""
+
+    address: str
+    tokens: Mapping[Name, str] | None
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.address).netloc
+
+    async def connected(self) -> socket.socket:
+        """A connection to it. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                if self.tokens is None:
+                    return await connected(self.address)
+                return await proven(Location(self.address, 0, self.tokens["drive"]))
+        except (NotProved, KeyError):
+            raise Unavailable(
+                Code.CODEXD_UNAVAILABLE,
+                f"What answers at {self.address} does not know this node's tokens, so it is not told the one that came"
+                " with this request. `baa node check` says who it is.",
+            ) from None
+        except (OSError, TimeoutError, Unreachable) as error:
+            raise _away() from error
 
 
 def _away() -> Unavailable:
@@ -92,10 +131,10 @@ def _target(scope: Scope) -> bytes:
 # --- requests
 
 
-async def _request(address: str, scope: Scope, receive: Receive, send: Send) -> None:
+async def _request(codexd: _Codexd, scope: Scope, receive: Receive, send: Send) -> None:
     body: bytes = (await receive()).get("body", b"")  # whole: the guard has read it
     async with asyncio.TaskGroup() as tasks:
-        asking = tasks.create_task(_ask(address, scope, body, send), name="codexd")
+        asking = tasks.create_task(_ask(codexd, scope, body, send), name="codexd")
         gone = tasks.create_task(_until_gone(receive), name="caller")
         await asyncio.wait((asking, gone), return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
@@ -110,10 +149,9 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _ask(address: str, scope: Scope, body: bytes, send: Send) -> BaaError | None:
+async def _ask(codexd: _Codexd, scope: Scope, body: bytes, send: Send) -> BaaError | None:
     """Ask codexd and pass its answer on; what the caller must be told instead, if codexd gave none."""
-    parts = urlsplit(address)
-    fields = [(b"host", parts.netloc.encode()), *_kept(scope["headers"], REQUEST_FIELDS), (b"connection", b"close")]
+    fields = [(b"host", codexd.host.encode()), *_kept(scope["headers"], REQUEST_FIELDS), (b"connection", b"close")]
     if body or scope["method"] in ("POST", "PUT", "PATCH"):
         fields.append((b"content-length", str(len(body)).encode()))
     peer = h11.Connection(h11.CLIENT, max_incomplete_event_size=READ_BYTES)
@@ -123,10 +161,9 @@ async def _ask(address: str, scope: Scope, body: bytes, send: Send) -> BaaError 
     except h11.LocalProtocolError:
         return Rejected(Code.MALFORMED_REQUEST, "This is not a request that can be passed on to codexd.")
     try:
-        async with asyncio.timeout(CONNECT_S):
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    except (OSError, TimeoutError):
-        return _away()
+        reader, writer = await asyncio.open_connection(sock=await codexd.connected())
+    except Unavailable as away:
+        return away
     try:
         writer.write(message)
         await writer.drain()
@@ -174,21 +211,21 @@ async def _next_event(peer: h11.Connection, reader: asyncio.StreamReader) -> h11
 # --- WebSockets
 
 
-async def _websocket(address: str, scope: Scope, receive: Receive, send: Send) -> None:
+async def _websocket(codexd: _Codexd, scope: Scope, receive: Receive, send: Send) -> None:
     await receive()  # the handshake
     fields = {name.decode(): value.decode("latin-1") for name, value in _kept(scope["headers"], REQUEST_FIELDS)}
-    uri = f"ws://{urlsplit(address).netloc}{_target(scope).decode('latin-1')}"
+    uri = f"ws://{codexd.host}{_target(scope).decode('latin-1')}"
     try:
         # codexd's own pings tell whether the other end lives: one side of a connection is enough for that.
         upstream = await connect(
             uri,
+            sock=await codexd.connected(),
             additional_headers=fields,
             compression=None,
             max_size=None,
             open_timeout=CONNECT_S,
             close_timeout=CONNECT_S,
             ping_interval=None,
-            proxy=None,
             user_agent_header=None,
         )
     except InvalidStatus as refused:

@@ -6,6 +6,8 @@ Raw, because a framework's guards never see an unknown WebSocket path or an OPTI
 
 What is refused never reaches the application; refusals are constant (but for the path that a 404 names), counted by
 code, and end the connection. No answer carries a CORS header, so no page can read one.
+
+Here too a server proves that it knows its tokens (`GET /healthz?nonce=`), and streams end whose token is taken back.
 """
 
 from __future__ import annotations
@@ -14,15 +16,17 @@ import asyncio
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 from urllib.parse import quote
 
 from baa.api.errors import Code, Rejected
 from baa.http import limits
-from baa.http.envelope import send_failure
+from baa.http.envelope import JSON, send_failure, success
+from baa.http.keyring import Keyring
 from baa.http.limits import App, Message, Receive, Scope, Send
-from baa.http.tokens import Tokens
+from baa.http.proof import nonce_of, proofs
 
 Access: TypeAlias = Literal["open", "read", "drive"]
 """Who may use a route: anybody on this machine, a holder of a token, a holder of the drive token."""
@@ -35,6 +39,9 @@ BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 SHOWN_PATH_CHARS: Final = 200
 LINGER_SECONDS: Final = 1.0  # How long a refused client may go on sending, so that it reads the answer
 LINGER_BYTES: Final = 8 * limits.MAX_BODY_BYTES  # and not a reset; and how much.
+
+CLOSED_TOKEN: Final = 4401
+"""The close code of a WebSocket whose token is none any more."""
 
 
 def loopback_hosts(port: int) -> frozenset[str]:
@@ -55,10 +62,10 @@ class Guard:
         program: str,
         allowed_hosts: Iterable[str],
         routes: Routes,
-        tokens: Tokens | None,
+        tokens: Keyring,
         has_pages: bool = False,
     ) -> None:
-        """Without `tokens`, only open routes can be used. `has_pages`: a page of ours may be looked at again."""
+        """Without a token in `tokens`, only open routes can be used. `has_pages`: our page may be looked at again."""
         self.refused: Counter[str] = Counter()
         self._app = app
         self._program = program
@@ -74,30 +81,54 @@ class Guard:
             return
         send = _with_security_headers(send)
         try:
-            self._admit(scope)
+            held = self._admit(scope)
+            nonce, body = None, b""
             if scope["type"] == "http":
-                body = await limits.read_body(receive)
-                if body is None:
+                nonce = nonce_of(scope["path"], scope["method"], scope.get("query_string", b""))
+                whole = await limits.read_body(receive)
+                if whole is None:
                     return
-                receive = limits.replay(body, receive)
+                body = whole
         except Rejected as refusal:
             self.refused[refusal.code] += 1
             await _refuse(refusal, scope, receive, send)
             return
+        if nonce is not None:
+            await self._prove(nonce, scope, send)
+            return
+        leave = _Leave(self._tokens, held, receive, scope["type"])
+        if held is not None:
+            receive = leave.receive
+        if scope["type"] == "http":
+            receive = limits.replay(body, receive)
         await self._app(scope, receive, send)
+        if leave.taken and scope["type"] == "websocket":
+            with suppress(OSError):
+                await send({"type": "websocket.close", "code": CLOSED_TOKEN, "reason": "token changed"})
 
-    def _admit(self, scope: Scope) -> None:
-        """Everything that can be said before the body; raises what is wrong first."""
+    async def _prove(self, nonce: str, scope: Scope, send: Send) -> None:
+        """Answer with what only a holder of the tokens knows; it does not say how the program is."""
+        (host,) = (value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host")
+        body = success({"proof": proofs(self._tokens.now(), host, nonce)})
+        headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _admit(self, scope: Scope) -> str | None:
+        """Everything that can be said before the body; the token that it came with, where one is needed.
+
+        Raises what is wrong first.
+        """
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
         self._check_host(headers)
         self._check_origin(headers)
         access = self._access(scope)
-        if access != "open":
-            self._check_token(headers, access)
+        held = None if access == "open" else self._check_token(headers, access)
         if scope["type"] == "http":
             _check_content(headers, scope["method"])
+        return held
 
     def _check_host(self, headers: dict[str, list[str]]) -> None:
         hosts = headers.get("host", [])
@@ -126,18 +157,55 @@ class Guard:
             raise Rejected(Code.UNKNOWN_ROUTE, f"Unknown {self._program} route {asked} {_shown_path(scope)}.")
         return access
 
-    def _check_token(self, headers: dict[str, list[str]], access: Access) -> None:
+    def _check_token(self, headers: dict[str, list[str]], access: Access) -> str:
+        """The token that was given, one of ours."""
         given = headers.get("authorization", [])
-        drives = self._tokens is not None and bears(given, self._tokens.drive)
-        reads = self._tokens is not None and bears(given, self._tokens.read)
-        if not (drives or reads):
+        tokens = self._tokens.now()
+        held = {scope: token for scope, token in tokens.items() if bears(given, token)}
+        if not held:
             raise Rejected(
                 Code.UNAUTHORIZED,
                 "Send 'Authorization: Bearer TOKEN'. The tokens are the files read and drive in the folder "
                 "state/tokens below BAA_HOME.",
             )
-        if access == "drive" and not drives:
+        if access == "drive" and "drive" not in held:
             raise Rejected(Code.READ_ONLY_TOKEN, "The read token may only look. Use the drive token for this.")
+        return next(iter(held.values()))
+
+
+class _Leave:
+    """The `receive` of a request that came with a token. Once that is none any more, its client is as good as gone.
+
+    What only answers asks for no more; a stream listens for the end of its reader, and so ends.
+    """
+
+    def __init__(self, tokens: Keyring, held: str | None, receive: Receive, kind: str) -> None:
+        self.taken = False
+        self._tokens = tokens
+        self._held = held
+        self._receive = receive
+        self._gone: Message = {"type": f"{kind}.disconnect", "code": CLOSED_TOKEN}
+
+    async def receive(self) -> Message:
+        """What the client sends, or that it is gone."""
+        while True:
+            changed = self._tokens.changed
+            if self._held not in self._tokens.now().values():
+                self.taken = True
+                return self._gone
+            async with asyncio.TaskGroup() as tasks:
+                theirs = tasks.create_task(_awaited(self._receive()), name="receive")
+                other = tasks.create_task(changed.wait(), name="tokens")
+                await asyncio.wait((theirs, other), return_when=asyncio.FIRST_COMPLETED)
+                other.cancel()
+                if not theirs.done():
+                    theirs.cancel()
+            if not theirs.cancelled():
+                return theirs.result()
+
+
+async def _awaited(message: Awaitable[Message]) -> Message:
+    return await message
 
 
 def bears(authorization: list[str], token: str) -> bool:

@@ -1,4 +1,4 @@
-"""The node's two bearer tokens, `tokens/{read,drive}` in the state folder: made once, checked at every start.
+"""The node's two bearer tokens, `tokens/{read,drive}` in the state folder: made once, checked whenever they change.
 
 Who can read `drive` can run commands as this user, so a file that others might have read or planted is refused.
 """
@@ -14,9 +14,12 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from baa.api.errors import CannotStart
+
+Name: TypeAlias = Literal["read", "drive"]
+NAMES: Final[tuple[Name, ...]] = ("read", "drive")
 
 MIN_TOKEN_CHARS: Final = 43  # 256 bits in base64, as token_urlsafe(32) gives.
 MAX_TOKEN_FILE_BYTES: Final = 4096
@@ -38,11 +41,26 @@ def ensure_tokens(folder: Path) -> Tokens:
             folder.mkdir(mode=0o700)
         _check_folder(folder)
         with _locked(folder):
-            for name in ("read", "drive"):
+            for name in NAMES:
                 if not os.path.lexists(folder / name):
                     _create(folder, name, secrets.token_urlsafe(32))
     except OSError as error:
         raise CannotStart(f"Cannot make the tokens in {folder}: {error.strerror}.") from error
+    return load_tokens(folder)
+
+
+def rotate_tokens(folder: Path, names: tuple[Name, ...] = NAMES) -> Tokens:
+    """New tokens in place of those named; who holds an old one is refused from then on. Raises CannotStart.
+
+    A server sees the file change at its next request, and within a second where nothing is asked of it.
+    """
+    ensure_tokens(folder)
+    try:
+        with _locked(folder):
+            for name in names:
+                _create(folder, name, secrets.token_urlsafe(32))
+    except OSError as error:
+        raise CannotStart(f"Cannot make new tokens in {folder}: {error.strerror}.") from error
     return load_tokens(folder)
 
 

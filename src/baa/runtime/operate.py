@@ -5,6 +5,7 @@ Everything may be done again. A restart of codexd is announced to it first, so t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import time
@@ -13,10 +14,10 @@ from typing import Final, ParamSpec
 
 import httpx2
 
-from baa.api.errors import EX_UNAVAILABLE, CannotStart
-from baa.client.discovery import address_of
+from baa.api.errors import EX_UNAVAILABLE, BaaError, CannotStart
+from baa.client.codexd import Codexd
+from baa.client.discovery import Unreachable, address_of
 from baa.config import Config
-from baa.http.tokens import load_token
 from baa.runtime.hosts import Host
 from baa.runtime.services import Service
 
@@ -147,23 +148,18 @@ class Operator:
 
     def _announce(self) -> None:
         """Without an announcement a SIGTERM would be a stop, which ends the turns: then rather nothing is done."""
-        address = address_of(self._config, "codexd")
         try:
-            token = load_token(self._config.tokens_dir / "drive")
-            answer = httpx2.post(
-                f"{address}/v1/codexd/status/handover",
-                json={"expiresInMs": HANDOVER_MS},
-                headers={"Authorization": f"Bearer {token}"},
-                timeout=ASK_S,
-                trust_env=False,
-            )
-            answer.raise_for_status()
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            asyncio.run(self._handover())
+        except (BaaError, Unreachable, TimeoutError) as error:
             raise CannotStart(
                 f"codexd runs, and does not take the announcement of a hand-over ({error}). A restart now would end its"
                 " running turns. If that may be: baa service stop --service codexd, then baa service start.",
                 exit_code=EX_UNAVAILABLE,
             ) from error
+
+    async def _handover(self) -> None:
+        async with asyncio.timeout(ASK_S), Codexd(self._config) as codexd:
+            await codexd.handover(HANDOVER_MS)
 
     def _wait_for_codexd(self) -> None:
         until = time.monotonic() + HEALTHY_S

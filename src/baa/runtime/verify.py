@@ -16,11 +16,11 @@ import httpx2
 import msgspec
 from msgspec import Struct
 
-from baa.api.errors import CannotStart
-from baa.client.discovery import address_of
+from baa.api.errors import BaaError, CannotStart
+from baa.client.conductor import Conductor
+from baa.client.discovery import Unreachable, address_of
 from baa.config import Config
 from baa.http.ports import Holder, holder_of
-from baa.http.tokens import load_token
 from baa.runtime.checks import Line, is_service
 from baa.runtime.services import Service
 
@@ -61,7 +61,7 @@ async def live_checks(config: Config, services: Iterable[Service], *, expect_rol
             for name in names
             for path in PATHS.get(name, ())
         }
-        nodes = tasks.create_task(_nodes(http, config), name="nodes") if "worker-runner" in names else None
+        nodes = tasks.create_task(_nodes(config), name="nodes") if "worker-runner" in names else None
     answers = {place: task.result() for place, task in asked.items()}
     lines: list[Line] = []
     for name in names:
@@ -89,12 +89,11 @@ def machine_checks(config: Config, *, linger: Path = LINGER) -> list[Line]:
 # --- gathering
 
 
-async def _ask(http: httpx2.AsyncClient, address: str | None, path: str, token: str | None = None) -> Answer:
+async def _ask(http: httpx2.AsyncClient, address: str | None, path: str) -> Answer:
     if address is None:
         return Answer(why="it has not said where it listens")
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
-        answer = await http.get(f"{address}{path}", headers=headers)
+        answer = await http.get(f"{address}{path}")
         told = msgspec.json.decode(answer.content, type=dict[str, Any])
         return Answer(status=answer.status_code, data=told["data"] if answer.status_code == 200 else told["error"])
     except httpx2.ConnectError:
@@ -105,12 +104,14 @@ async def _ask(http: httpx2.AsyncClient, address: str | None, path: str, token: 
         return Answer(why="what answers there is not a program of baa-conductor")
 
 
-async def _nodes(http: httpx2.AsyncClient, config: Config) -> Answer:
+async def _nodes(config: Config) -> Answer:
     try:
-        token = await asyncio.to_thread(load_token, config.tokens_dir / "read")
-    except CannotStart as unusable:
-        return Answer(why=unusable.message)
-    return await _ask(http, address_of(config, "conductor"), "/v1/nodes", token)
+        async with asyncio.timeout(PROBE_S), Conductor(config, scope="read") as conductor:
+            return Answer(status=200, data={"nodes": msgspec.to_builtins(await conductor.nodes())})
+    except (BaaError, CannotStart, Unreachable) as failed:
+        return Answer(why=failed.message)
+    except TimeoutError:
+        return Answer(why="it takes too long")
 
 
 def _address(config: Config, name: str) -> str | None:

@@ -19,6 +19,7 @@ from baa.clock import SystemClock, rfc3339
 from baa.config import Config
 from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
+from baa.http.keyring import TokenFiles
 from baa.http.tokens import load_token
 from baa.process import Stop
 from baa.status_api import http
@@ -42,7 +43,8 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
 
     app, routes = http.application(watch, healthy)
     hosts = _hosts(sock) | set(config.allowed_hosts)
-    guard = Guard(app, program="status-api", allowed_hosts=hosts, routes=routes, tokens=None, has_pages=True)
+    tokens = TokenFiles(config.tokens_dir, ("read",))  # none of its routes asks for one; but it proves that it is ours
+    guard = Guard(app, program="status-api", allowed_hosts=hosts, routes=routes, tokens=tokens, has_pages=True)
     server = serve.HttpServer(guard, sock)
     address = serve.base_url(sock)
     async with asyncio.TaskGroup() as tasks:

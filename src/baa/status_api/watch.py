@@ -11,10 +11,11 @@ import msgspec
 from msgspec import Struct
 
 from baa.api.conductor import Node, Readiness, Role
-from baa.api.errors import CannotStart
+from baa.api.errors import BaaError, CannotStart
 from baa.api.overview import Overview
 from baa.api.status import Status
-from baa.client.discovery import address_of
+from baa.client.conductor import Conductor
+from baa.client.discovery import Unreachable, address_of
 from baa.clock import Clock, rfc3339
 from baa.config import Config
 from baa.http.tokens import load_token
@@ -36,10 +37,6 @@ class _Answer(Struct):
 
 class _Failure(Struct):
     error: dict[str, Any]
-
-
-class _Nodes(Struct):
-    nodes: list[Node]
 
 
 class Watch:
@@ -116,21 +113,18 @@ class Watch:
             return not_ready.readiness
 
     async def _ask_nodes(self) -> list[Node] | None:
-        token = self.token()
-        if token is None:
-            return None
         try:
-            return (await self._get("conductor", "/v1/nodes", _Nodes, token)).nodes
-        except _Silent:  # its engine cannot be read, which its readiness says
+            async with Conductor(self._config, scope="read") as conductor:
+                return await conductor.nodes()
+        except (BaaError, CannotStart, Unreachable):  # no token, or its engine cannot be read, which its readiness says
             return None
 
-    async def _get(self, name: Any, path: str, type_: type[T], token: str | None = None) -> T:
+    async def _get(self, name: Any, path: str, type_: type[T]) -> T:
         address = address_of(self._config, name)
         if address is None:
             raise _Silent("it has not said where it listens")
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
-            answer = await self._http.get(f"{address}{path}", headers=headers)
+            answer = await self._http.get(f"{address}{path}")
             if answer.status_code != 200:
                 raise _Silent(f"{path} answers {answer.status_code}", answer.content)
             return msgspec.json.decode(msgspec.json.decode(answer.content, type=_Answer).data, type=type_)
