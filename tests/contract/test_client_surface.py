@@ -106,6 +106,7 @@ async def _turns_and_sessions(node: Node, codexd: Codexd) -> None:
     assert (ended.status, ended.reason) == (TurnStatus.INTERRUPTED, "requested")
     assert (await codexd.transcript(turn_id)).startswith(f"# Turn {turn_id}")
     assert [each.turn_id for each in (await codexd.turns(session.session_id)).turns] == [turn_id]
+    assert (await codexd.attach(session.session_id)).ticket
     fork = await codexd.fork_session(session.session_id)
     assert (await codexd.close_session(fork.session_id)).status is SessionStatus.CLOSED
     told = await codexd.event_page(started.cursor, session_id=session.session_id, types=TURN_ENDS, wait_ms=1000)

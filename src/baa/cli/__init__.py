@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, TypeAlias
 
 from cyclopts import App, CycloptsError, Parameter
 
 from baa import __version__
 from baa.api.errors import CannotStart
+from baa.cli.options import File, Json
 
 EX_USAGE: Final = 64
 SIGINT_EXIT: Final = 130
+
+SandboxName: TypeAlias = Literal["read-only", "workspace-write", "danger-full-access"]
+ApprovalName: TypeAlias = Literal["untrusted", "on-request", "never"]
 
 app = App(
     name="baa",
@@ -161,9 +165,117 @@ def watch_sessions(
     return run(config_file=config, session_id=session)
 
 
-app.command("baa.cli.service:app", name="service")
-app.command("baa.cli.node:app", name="node")
-app.command("baa.cli.token:app", name="token")
+@app.command(name="run")
+def run_turn(
+    prompt: Annotated[str | None, Parameter(show_default=False)] = None,
+    /,
+    *,
+    cwd: Annotated[Path | None, Parameter(show_default=False)] = None,
+    continue_: Annotated[bool, Parameter(name="--continue", negative=())] = False,
+    detach: Annotated[bool, Parameter(negative=())] = False,
+    output: Annotated[str | None, Parameter(show_default=False)] = None,
+    output_schema: Annotated[Path | None, Parameter(show_default=False)] = None,
+    sandbox: Annotated[SandboxName | None, Parameter(show_default=False)] = None,
+    approval_policy: Annotated[ApprovalName | None, Parameter(show_default=False)] = None,
+    model: Annotated[str | None, Parameter(show_default=False)] = None,
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """Give Codex one thing to do, and follow it to its end. Into a pipe goes only the answer.
+
+    Ctrl-C interrupts the turn; pressed again it leaves the turn alone. The exit code: 0 completed, 1 failed,
+    124 expired, 130 interrupted, 70 lost.
+
+    Example: `baa run "Which tests are slow, and why?" --cwd ~/project`
+
+    Parameters
+    ----------
+    prompt:
+        What to do; without it, what comes from stdin.
+    cwd:
+        The folder to work in; without it the one you are in.
+    continue_:
+        In the session that `baa run` last had in this folder.
+    detach:
+        Print the id of the turn, and do not wait: `baa turn show` tells of it.
+    output:
+        Print only this field of the turn, such as finalMessage, output, diff, usage or turnId.
+    output_schema:
+        A file with the JSON Schema that the answer must fit; `--output output` prints it.
+    sandbox:
+        What commands may touch; no more than the ceiling of this node.
+    approval_policy:
+        When Codex asks before it acts; without it on-request in a terminal, else never.
+    model:
+        The model; without it Codex's own choice.
+    """
+    from baa.api.sessions import ApprovalPolicy, Sandbox
+    from baa.cli.run import run
+
+    return run(
+        prompt,
+        cwd=cwd,
+        go_on=continue_,
+        detach=detach,
+        output=output,
+        sandbox=None if sandbox is None else Sandbox(sandbox),
+        model=model,
+        approval_policy=None if approval_policy is None else ApprovalPolicy(approval_policy),
+        output_schema=output_schema,
+        config=config,
+        json=json,
+    )
+
+
+@app.command(name="login")
+def log_in(
+    *,
+    device_auth: Annotated[bool, Parameter(negative=())] = False,
+    with_api_key: Annotated[bool, Parameter(negative=())] = False,
+    import_: Annotated[bool, Parameter(name="--import", negative=())] = False,
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """Log Codex in for codexd, which has a login of its own: `codex login` in codexd's CODEX_HOME.
+
+    Example: `baa login --device-auth`
+
+    Parameters
+    ----------
+    device_auth:
+        With a code to enter on another device, for a machine without a browser.
+    with_api_key:
+        Read an API key from stdin: `printenv OPENAI_API_KEY | baa login --with-api-key`
+    import_:
+        First take over config.toml and AGENTS.md from ~/.codex. The login itself is never copied.
+    """
+    from baa.cli.login import login
+
+    return login(device_auth=device_auth, with_api_key=with_api_key, import_=import_, config=config, json=json)
+
+
+# The help of a group stands here, so that listing it loads nothing.
+app.command(
+    "baa.cli.service:app",
+    name="service",
+    help="""The programs of this node as services, which start with you and come back when they die.
+
+Without `--service` the default set is meant: conductor, codexd and status-api. A whole node: `baa node install`.
+""",
+)
+app.command(
+    "baa.cli.node:app",
+    name="node",
+    help="This machine as a node: `baa node install` sets it up whole, `baa node check` says how it is.",
+)
+app.command(
+    "baa.cli.token:app",
+    name="token",
+    help="""The node's two tokens: `read` may look, `drive` may do everything that this user may.
+
+baa and the Python client find them by themselves. Other programs send one as `Authorization: Bearer TOKEN`.
+""",
+)
 
 
 @app.command(name="demo")

@@ -20,11 +20,7 @@ from baa.runtime import checks, verify
 from baa.runtime.checks import Line, failed
 from baa.runtime.hosts import Systemd
 
-app = App(
-    name="node",
-    help="""This machine as a node: `baa node install` sets it up whole, `baa node check` says how it is.""",
-    help_format="markdown",
-)
+app = App(name="node", help_format="markdown")
 
 INSTALLED_WAIT_S: Final = 60
 """Seconds that the programs are given after an install: a lease of a leader that was killed must expire first."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from typing import Final
+
+import msgspec
 
 ACTING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of what is not seen but acts: controls (ESC and the C1 set above all), bidi and tag characters, halves of
@@ -21,6 +24,12 @@ def plain(text: str) -> str:
     if _QUICK.fullmatch(text):
         return text
     return "".join(map(_shown, text.replace("\r\n", "\n")))
+
+
+def json_line(data: object) -> str:
+    """`data` as one line of JSON in which nothing can act: all that is not ASCII is written as an escape."""
+    told = msgspec.json.decode(msgspec.json.encode(data))
+    return json.dumps(told, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def _shown(character: str) -> str:

@@ -25,14 +25,7 @@ from baa.runtime.operate import Operator
 from baa.runtime.services import Service
 from baa.runtime.verify import PATHS
 
-app = App(
-    name="service",
-    help="""The programs of this node as services, which start with you and come back when they die.
-
-Without `--service` the default set is meant: conductor, codexd and status-api. A whole node: `baa node install`.
-""",
-    help_format="markdown",
-)
+app = App(name="service", help_format="markdown")
 
 PROBE_S: Final = 2.0
 

@@ -13,14 +13,7 @@ from baa.cli.options import File, Json
 from baa.cli.plain import plain
 from baa.http.tokens import NAMES, Name, ensure_tokens, rotate_tokens
 
-app = App(
-    name="token",
-    help="""The node's two tokens: `read` may look, `drive` may do everything that this user may.
-
-baa and the Python client find them by themselves. Other programs send one as `Authorization: Bearer TOKEN`.
-""",
-    help_format="markdown",
-)
+app = App(name="token", help_format="markdown")
 
 FILES: Final = "The files: {folder}/read and {folder}/drive, for this user only."
 

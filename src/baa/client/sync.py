@@ -135,6 +135,7 @@ class Codexd(Blocking[codexds.Codexd]):
     turns = method(codexds.Codexd.turns)
     close_session = method(codexds.Codexd.close_session)
     fork_session = method(codexds.Codexd.fork_session)
+    attach = method(codexds.Codexd.attach)
     answer_in_session = method(codexds.Codexd.answer_in_session)
     start_turn = method(codexds.Codexd.start_turn)
     turn = method(codexds.Codexd.turn)

@@ -405,7 +405,7 @@ class Commands:
         if loop.login_required:
             raise Unavailable(
                 Code.CODEX_NOT_LOGGED_IN,
-                "Codex is not logged in. Log it in with `codex login` in codexd's CODEX_HOME.",
+                "Codex is not logged in. On the machine of codexd, run: baa login",
                 retry_after_ms=30_000,
             )
 

@@ -194,8 +194,8 @@ def codex_lines(answer: Answer, config: Config) -> list[Line]:
     else:
         lines = [Line("warn", "Codex", f"no version yet: the child is {child.get('state')}", "baa service logs")]
     if account.get("loggedIn") is False:
-        cure = f"CODEX_HOME='{config.codex_home}' codex login"
-        lines.append(Line("warn", "Codex login", "not logged in: a turn is answered codex_not_logged_in", cure))
+        evidence = "not logged in: a turn is answered codex_not_logged_in"
+        lines.append(Line("warn", "Codex login", evidence, "baa login"))
     elif account.get("loggedIn"):
         lines.append(Line("ok", "Codex login", "logged in, or none is needed"))
     else:
