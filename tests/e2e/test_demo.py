@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -178,6 +179,41 @@ def test_ctrl_c_leaves_no_process_and_no_folder(machine: Machine, word: str) -> 
         stdout, stderr = process.communicate()
     assert (process.returncode, stderr) == (130, "")
     assert stdout.endswith("Stopped. No process and no folder is left.\n")
+    machine.untouched()
+
+
+def test_for_programs_the_result_is_json(machine: Machine) -> None:
+    done = machine.run("demo", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert told["ok"]
+    assert all(statement["ok"] for statement in told["statements"])
+    assert [turn["status"] for turn in told["turns"]] == ["completed"] * 3
+    machine.untouched()
+
+
+def test_a_demo_that_is_kept_can_be_used_until_ctrl_c(machine: Machine) -> None:
+    with machine.start("demo", "--keep", "--json") as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        headers = {"Authorization": f"Bearer {Path(told['token']).read_text().strip()}"}
+        sessions = httpx2.get(f"{told['address']}/v1/codexd/sessions", headers=headers, trust_env=False).json()
+        assert len(sessions["data"]["sessions"]) == 1
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stdout, stderr) == (0, "", "")
+    machine.untouched()
+
+
+def test_a_demo_that_is_kept_says_how_to_reach_it(machine: Machine) -> None:
+    with machine.start("demo", "--keep") as process:
+        line = until_says(process, "curl -s -H")
+        command = line.split(maxsplit=1)[1]
+        said = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)  # noqa: S602
+        assert json.loads(said.stdout)["ok"]
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate()
+    assert (process.returncode, stdout.strip()) == (0, "Stopped. No process and no folder is left.")
     machine.untouched()
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from baa.scripted import Hold, Run, Say, ScriptedModel, when
-from tests.support.node import Node, within
 from tests.support.command_line import baa, started, terminal
+from tests.support.node import Node, within
 
 pytestmark = pytest.mark.timeout(150)
 

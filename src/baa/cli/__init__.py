@@ -279,17 +279,26 @@ baa and the Python client find them by themselves. Other programs send one as `A
 
 
 @app.command(name="demo")
-def run_demo() -> int:
+def run_demo(
+    *, keep: Annotated[bool, Parameter(negative=())] = False, json: Annotated[bool, Parameter(negative=())] = False
+) -> int:
     """See the real Codex work through codexd, and codexd killed in the middle of a turn without losing a word.
 
     It takes ten seconds, no account and no configuration; everything happens in a temporary folder. The exit code is 0
     only if all that it says was checked.
 
     Example: `baa demo`
+
+    Parameters
+    ----------
+    keep:
+        Leave codexd and its scripted model running afterwards, until Ctrl-C, and say how to reach them.
+    json:
+        Print only the result, as JSON.
     """
     from baa.cli.demo import run
 
-    return run()
+    return run(keep=keep, json=json)
 
 
 def main() -> None:

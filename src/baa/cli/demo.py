@@ -20,18 +20,22 @@ from baa.cli.demo_play import Play
 from baa.cli.demo_result import Result
 from baa.cli.demo_show import Show
 from baa.cli.demo_stage import Stage, find_codex, find_git
+from baa.cli.plain import json_line
 
 BY_SIGNAL: Final = 128
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run() -> int:
-    """Play the demo; the exit code. Raises CannotStart when something that it needs is not there."""
+def run(*, keep: bool = False, json: bool = False) -> int:
+    """Play the demo; the exit code. Raises CannotStart when something that it needs is not there.
+
+    `keep`: leave codexd running afterwards, until Ctrl-C. `json`: say nothing but the result.
+    """
     find_codex(os.environ)
     find_git()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return asyncio.run(_run(_Console(highlight=False), time.monotonic()))
+    return asyncio.run(_run(_Console(highlight=False, quiet=json), time.monotonic(), keep=keep, json=json))
 
 
 class _Console(Console):
@@ -43,15 +47,26 @@ class _Console(Console):
             os.kill(os.getpid(), signal.SIGHUP)
 
 
-async def _run(console: Console, began: float) -> int:
+async def _run(console: Console, began: float, *, keep: bool, json: bool) -> int:
     stage = Stage(find_codex(os.environ), find_git())
     show = Show(console, stage.work)
     result = Result()
     stopped: list[int] = []
+    kept: list[str] = []
+
+    def tell(address: str | None = None) -> None:
+        result.tell(show, took=time.monotonic() - began)
+        if json:
+            print(json_line(result.told() | ({} if address is None else _where(stage, address))), flush=True)
+        elif address is not None:
+            _tell_where(show, stage, address)
+        if address is not None:
+            kept.append(address)
+
     try:
         try:
             async with asyncio.TaskGroup() as tasks:
-                playing = tasks.create_task(Play(stage, show, result).play(), name="play")
+                playing = tasks.create_task(Play(stage, show, result, keep=tell if keep else None).play(), name="play")
 
                 def stop(number: int) -> None:
                     stopped.append(number)
@@ -62,13 +77,32 @@ async def _run(console: Console, began: float) -> int:
         finally:  # not a part of what a signal cancels
             await stage.end_everything()
         if not stopped:
-            result.tell(show, took=time.monotonic() - began)
+            tell()
     finally:
         if result.holds or stopped:
             stage.remove()
         else:
             show.line(f"Kept: {stage.base}, with codexd's log {stage.log} and its {stage.stderr.name}", style="red")
+    if stopped and kept:
+        show.line("Stopped. No process and no folder is left.", style="yellow")
+        return 0 if result.holds else 1
     if stopped:
         show.line("Stopped. No process and no folder is left.", style="yellow")
         return BY_SIGNAL + stopped[0]
     return 0 if result.holds else 1
+
+
+def _where(stage: Stage, address: str) -> dict[str, str]:
+    """Where what was kept is to be found."""
+    return {"address": address, "home": str(stage.base / "baa"), "token": str(stage.base / "baa/state/tokens/drive")}
+
+
+def _tell_where(show: Show, stage: Stage, address: str) -> None:
+    home = stage.base / "baa"
+    show.line("")
+    show.line("It runs on until Ctrl-C:", style="bold")
+    show.fact("codexd", f"{address}/v1/codexd/status")
+    show.fact("described", f"{address}/openapi.json (with the token)")
+    show.fact("baa", f"BAA_HOME={home} BAA_CONFIG={stage.base / 'baa.toml'} baa session list")
+    bearer = f'-H "Authorization: Bearer $(cat {home}/state/tokens/drive)"'
+    show.fact("curl", f"curl -s {bearer} {address}/v1/codexd/sessions")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -36,7 +36,9 @@ FAILURES: Final = (BaaError, CannotStart, Unreachable, TimeoutError, OSError, su
 class Play:
     """One run on its stage; what it finds goes to `result`."""
 
-    def __init__(self, stage: Stage, show: Show, result: Result) -> None:
+    def __init__(self, stage: Stage, show: Show, result: Result, *, keep: Callable[[str], None] | None = None) -> None:
+        """`keep`: is told the address of a codexd that then runs until this is cancelled."""
+        self._keep = keep
         self.stage = stage
         self.show = show
         self.result = result
@@ -60,6 +62,8 @@ class Play:
                     await self._count()
                     await self._close_the_log()
                     reading.cancel()
+                    if self._keep is not None:
+                        await self._leave_running(self._keep)
                 await self._stop()
             self.result.finished = True
         except* FAILURES as failures:
@@ -175,6 +179,11 @@ class Play:
             ("events", f"{len(reader.events)} in the log"),
             ("gaps", f"{reader.gaps}, as the outside reader found"),
         ]
+
+    async def _leave_running(self, keep: Callable[[str], None]) -> None:
+        self.result.finished = True
+        keep((await self.codexd.status()).daemon.address)
+        await asyncio.Event().wait()
 
     async def _stop(self) -> None:
         started = self.stage.processes()

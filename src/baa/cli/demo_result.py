@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from rich import box
 from rich.padding import Padding
@@ -44,6 +44,21 @@ class Result:
         """What kept the demo from its end."""
         said = str(error) or "it took too long"
         self.check(False, f"the demo comes to its end: {type(error).__name__}: {said}")
+
+    def told(self) -> dict[str, Any]:
+        """The verdict for programs."""
+        turns = [
+            {"prompt": prompt, "turnId": turn.turn_id, "status": turn.status, "deltas": deltas}
+            for prompt, turn, deltas in self.turns
+        ]
+        statements = [{"ok": true, "statement": statement} for true, statement in self.statements]
+        return {
+            "ok": self.holds,
+            "statements": statements,
+            "turns": turns,
+            "figures": dict(self.figures),
+            "unreal": self.unreal,
+        }
 
     def tell(self, show: Show, *, took: float) -> None:
         """The verdict, the table, and what to do next."""
