@@ -191,9 +191,55 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> C
 
     Raises CannotStart (78) for a file that cannot be read, an unknown key or a value that cannot be, with its place.
     """
+    return resolve(_with_environment(_file(path, environ)[1], environ), environ)
+
+
+class Setting(Struct, frozen=True):
+    """One value that is in force, by its key in baa.toml, and where it came from: a variable, the file, or neither."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+def settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[Path, list[Setting]]:
+    """The file that is read, there or not, and every setting. Raises CannotStart (78)."""
+    place, file = _file(path, environ)
+    resolved = resolve(_with_environment(file, environ), environ)
+    given = _given(place)
+
+    def setting(key: str, value: Any, variable: str | None) -> Setting:
+        there: Any = given
+        for part in key.split("."):
+            there = there.get(part, {}) if isinstance(there, dict) else {}
+        in_file = there != {}
+        origin = variable if variable and environ.get(variable) else str(place) if in_file else "default"
+        return Setting(key, value, origin)
+
+    told = _with_environment(file, environ)
+    found = [setting("home", str(resolved.home), "BAA_HOME")]
+    found += [setting(name, getattr(told, name), f"BAA_{name.upper()}") for name in OWN_KEYS]
+    found.append(setting("allowed_hosts", told.allowed_hosts, None))
+    for table in (*TABLES, "ceiling"):
+        prefix = None if table == "ceiling" else f"BAA_{table.upper()}_"
+        for name, value in msgspec.structs.asdict(getattr(told, table)).items():
+            found.append(setting(f"{table}.{name}", value, prefix and f"{prefix}{name.upper()}"))
+    return place, found
+
+
+def _file(path: Path | None, environ: Mapping[str, str]) -> tuple[Path, File]:
+    """The configuration file: that of the command line, of BAA_CONFIG, or the user's, which need not be there."""
     named = path or (Path(environ["BAA_CONFIG"]) if environ.get("BAA_CONFIG") else None)
     found = named or platformdirs.user_config_path("baa-conductor", appauthor=False) / "baa.toml"
-    return resolve(_with_environment(_read(found, must_exist=named is not None), environ), environ)
+    return found, _read(found, must_exist=named is not None)
+
+
+def _given(path: Path) -> dict[str, Any]:
+    """What stands in the file itself."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
 
 
 def resolve(file: File, environ: Mapping[str, str]) -> Config:

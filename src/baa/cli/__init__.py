@@ -26,6 +26,7 @@ See it work, without an account: `baa demo`. Run it: `baa up`.""",
     version=f"baa {__version__}",
     help_format="markdown",
 )
+app.register_install_completion_command(help="Complete commands in this shell (bash, zsh, fish), from now on.")
 
 
 @app.command(name="up")
@@ -254,7 +255,134 @@ def log_in(
     return login(device_auth=device_auth, with_api_key=with_api_key, import_=import_, config=config, json=json)
 
 
+@app.command(name="answer")
+def answer_question(
+    which: Annotated[str | None, Parameter(show_default=False)] = None,
+    /,
+    *,
+    decision: Annotated[str | None, Parameter(show_default=False)] = None,
+    answer: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    content: Annotated[str | None, Parameter(show_default=False)] = None,
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """Answer what Codex asks: it is shown whole, with the command or the changes, and you decide by a key.
+
+    Example: `baa answer ses_01hzy3v9q8f2k4m6n7p0r5t1wx --decision accept`
+
+    Parameters
+    ----------
+    which:
+        A question, int_…, or the session or turn that asks; without it the only one that there is.
+    decision:
+        One of the decisions that Codex offers, such as accept or decline; without it you are asked.
+    answer:
+        For a question with several parts: QUESTION=ANSWER, once for each.
+    content:
+        For a form: its content, as JSON.
+    """
+    from baa.cli.answer import answer as give
+
+    return give(which, decision=decision, answers=answer, content=content, config=config, json=json)
+
+
+@app.command(name="events")
+def print_events(
+    *,
+    after: Annotated[str | None, Parameter(show_default=False)] = None,
+    session: Annotated[str | None, Parameter(show_default=False)] = None,
+    type_: Annotated[tuple[str, ...], Parameter(name="--type", negative=(), show_default=False)] = (),
+    follow: Annotated[bool, Parameter(negative=())] = False,
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """Print the events of codexd's log, and with --follow those to come, across restarts of codexd.
+
+    Example: `baa events --follow --type turn.completed --type turn.failed`
+
+    Parameters
+    ----------
+    after:
+        The cursor after which to begin, EPOCH:SEQ, or 0 for the oldest; without it the oldest, with --follow now.
+    session:
+        Only events of this session.
+    type_:
+        Only events of this type, once for each.
+    follow:
+        Go on with what comes, until Ctrl-C.
+    json:
+        One JSON object a line, whole; without it the payload is cut.
+    """
+    from baa.cli.events import events
+
+    return events(after, session=session, types=type_, follow=follow, config=config, json=json)
+
+
+@app.command(name="doctor")
+def examine(
+    *,
+    bundle: Annotated[Path | None, Parameter(show_default=False)] = None,
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """Find what is wrong with this node: configuration, Codex and its login, sandbox, ports, permissions, disk, clock.
+
+    Each line says what mends what is wrong. The exit code is 0 only if nothing failed.
+
+    Example: `baa doctor --bundle report.tar.gz`
+
+    Parameters
+    ----------
+    bundle:
+        Write a file for a bug report too: versions, settings, these lines, the ends of the logs. No token, no login.
+    """
+    from baa.cli.doctor import doctor
+
+    return doctor(bundle=bundle, config=config, json=json)
+
+
+@app.command(name="logs")
+def print_logs(
+    *,
+    service: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    lines: int = 50,
+    follow: Annotated[bool, Parameter(negative=())] = False,
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """Print the logs of the programs of this node, however they were started.
+
+    Example: `baa logs --service codexd --follow`
+
+    Parameters
+    ----------
+    service:
+        A program, once for each; without it all that have a log.
+    lines:
+        How many of each program's last lines.
+    follow:
+        Go on with what is written, until Ctrl-C.
+    json:
+        The lines as they were written.
+    """
+    from baa import config as configuration
+    from baa.cli import service_log
+    from baa.runtime.services import chosen
+
+    found = configuration.load(config)
+    names = chosen(service, all_services=not service)
+    files = {name: found.logs_of(name) / f"{name}.jsonl" for name in names}
+    return service_log.show(files, number=lines, follow=follow, as_json=json)
+
+
 # The help of a group stands here, so that listing it loads nothing.
+app.command(
+    "baa.cli.session:app",
+    name="session",
+    help="The sessions of codexd: a folder each, and what Codex may do in it. `baa run` makes its own.",
+)
+app.command("baa.cli.turn:app", name="turn", help="What a turn did, and what can be done to one that runs.")
+app.command("baa.cli.config:app", name="config", help="The settings that are in force, and where each came from.")
 app.command(
     "baa.cli.service:app",
     name="service",

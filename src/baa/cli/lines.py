@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -38,8 +39,10 @@ def show(lines: Sequence[Line], *, as_json: bool) -> int:
 
 
 def as_rows(rows: Iterable[tuple[str, ...]]) -> None:
-    """Print rows in columns."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    Console(highlight=False, soft_wrap=True).print(table)
+    """Print rows in columns, each whole on its line however narrow the terminal is: what is an id must be copied."""
+    shown = [[" ".join(plain(cell).split("\n")) for cell in row] for row in rows]
+    if not shown:
+        return
+    wide = [max(cell_len(row[column]) for row in shown if len(row) > column) for column in range(max(map(len, shown)))]
+    for row in shown:
+        print("  ".join(set_cell_size(cell, width) for cell, width in zip(row, wide, strict=False)).rstrip())

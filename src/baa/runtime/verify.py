@@ -73,7 +73,7 @@ async def live_checks(config: Config, services: Iterable[Service], *, expect_rol
         if name == "conductor":
             lines.append(role(answers[name, "/rolez"], expect_role))
         if name == "codexd":
-            lines += codex_lines(answers[name, "/v1/codexd/status"], config)
+            lines += codex_lines(answers[name, "/v1/codexd/status"])
     return lines
 
 
@@ -181,7 +181,7 @@ def role(answer: Answer, expected: str) -> Line:
     return Line("ok", "conductor role", f"{found}, expected {expected}")
 
 
-def codex_lines(answer: Answer, config: Config) -> list[Line]:
+def codex_lines(answer: Answer) -> list[Line]:
     """Codex's version and login, as codexd tells them."""
     if answer.status != 200:
         return []
