@@ -17,7 +17,6 @@ from baa.runtime.checks import Line
 from baa.runtime.services import describe
 from baa.runtime.verify import Answer
 
-CONFIG = config.load(Path("/dev/null"), {"BAA_HOME": "/home/you/baa"})
 AT = "http://127.0.0.1:4319"
 SILENT = Answer(why="nobody listens there")
 

@@ -445,5 +445,7 @@ def main() -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"baa: {message}\n")
+    from baa.cli.plain import plain  # not needed for --help
+
+    sys.stderr.write(plain(f"baa: {message}\n"))
     return code

@@ -125,11 +125,18 @@ def _key(names: list[str]) -> str:
     for number, name in enumerate(names, 1):
         print(plain(f"  {number}  {name}"))
     while True:
-        said = input("? ").strip()
+        said = _line()
         if said.isdecimal() and 1 <= int(said) <= len(names):
             return names[int(said) - 1]
         if said in names:
             return said
+
+
+def _line() -> str:
+    try:
+        return input("? ").strip()
+    except EOFError:
+        raise CannotStart("Nothing was answered: the question waits on.", exit_code=EX_USAGE) from None
 
 
 def _questions(asked: Interaction) -> dict[str, str | list[str]]:
@@ -139,7 +146,7 @@ def _questions(asked: Interaction) -> dict[str, str | list[str]]:
         print(plain(str(question.get("question", question.get("id")))))
         for option in question.get("options") or []:
             print(plain(f"  - {option.get('label', option)}"))
-        told[str(question["id"])] = input("? ").strip()
+        told[str(question["id"])] = _line()
     return told
 
 
