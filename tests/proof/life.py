@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from baa.scripted import Scenario, ScriptedModel
+from tests.support.disk import MIB, Disk
 from tests.support.node import PATIENCE_SECONDS, Node
 
 T = TypeVar("T")
@@ -20,9 +21,10 @@ class Life:
     """codexd, the real Codex and its model from here on; `end` raises what they had to object to."""
 
     def __init__(self, scenarios: Sequence[Scenario]) -> None:
-        """Start all of it, in a folder of its own."""
+        """Start all of it, in a folder of its own, with codexd's state on a small disk."""
         self.folder = Path(tempfile.mkdtemp(prefix="baa-life-"))
         self.node: Node
+        self.disk: Disk
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="life", daemon=True)
         self._thread.start()
@@ -50,7 +52,12 @@ class Life:
         shutil.rmtree(self.folder)
 
     async def _live(self, scenarios: Sequence[Scenario]) -> None:
-        async with ScriptedModel(scenarios) as model, Node(self.folder / "node", model.base_url) as self.node:
-            await self.node.start()
-            self._up.set()
-            await self._over.wait()
+        codex_home = self.folder / "codex-home"
+        async with ScriptedModel(scenarios) as model:
+            self.node = Node(self.folder / "node", model.base_url, codex_home=str(codex_home))
+            self.node.codex_home = codex_home
+            with Disk(self.node.state, size=64 * MIB) as self.disk:
+                async with self.node:
+                    await self.node.start()
+                    self._up.set()
+                    await self._over.wait()

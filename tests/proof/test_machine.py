@@ -1,4 +1,4 @@
-"""What clients, killers and operators may do, in any order that hypothesis finds, on a real codexd and the real Codex.
+"""What clients, killers, operators and a full disk may do, in any order, on a real codexd and the real Codex.
 
 Beside it runs a model of a few lines: which turn each key has, which turns were interrupted or lost their child, and
 the events as they were read first. BAA_TEST_SEED has a run again; BAA_MACHINE_EXAMPLES and BAA_MACHINE_STEPS make more.
@@ -6,6 +6,7 @@ the events as they were read first. BAA_TEST_SEED has a run again; BAA_MACHINE_E
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -23,11 +24,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from baa.scripted import Run, Say, when
 from tests.proof.life import Life
 from tests.support.asking import TURN, act, refusal_of
-from tests.support.node import Json
+from tests.support.disk import needs_disk
+from tests.support.node import PATIENCE_SECONDS, Json
 from tests.support.oracle import deltas, flaws_of, numbered, seq_of
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the machine looks at /proc"),
+    needs_disk,
     pytest.mark.timeout(1200),
 ]
 
@@ -39,6 +42,7 @@ SCENARIOS = (
     when("worked", Run("echo one; sleep 0.1; echo two"), Say.numbered(PIECES, pace_ms=4)),
 )
 SESSIONS = 2
+FULL = [(507, "storage_full")]
 ANY = st.integers(min_value=0, max_value=2**16)
 DONE: Counter[str] = Counter()
 
@@ -58,6 +62,7 @@ class Machine(RuleBasedStateMachine):
         self.read: list[Json] = []
         self.cursors = ["0"]
         self.draining = False
+        self.full = False
 
     @initialize()
     def begin(self) -> None:
@@ -76,7 +81,11 @@ class Machine(RuleBasedStateMachine):
     def _post(self, key: str) -> None:
         answer = self.life.do(self.node.post(TURN, self.bodies[key], key=key))
         if self.draining and key not in self.turns:
-            assert refusal_of(answer) == (503, "draining")
+            assert refusal_of(answer) in [(503, "draining"), *FULL[: self.full]]
+            return
+        if self.full and answer.status_code == 507:
+            assert refusal_of(answer) in FULL
+            DONE["answered 507"] += 1
             return
         assert answer.status_code == 202, answer.text
         turn_id = answer.json()["data"]["turn"]["turnId"]
@@ -103,7 +112,7 @@ class Machine(RuleBasedStateMachine):
         if answer.status_code == 202:
             self.interrupted.add(turn_id)
         else:
-            assert refusal_of(answer) == (409, "turn_ended")
+            assert refusal_of(answer) in [(409, "turn_ended"), *FULL[: self.full]]
 
     @rule(pick=ANY)
     def subscribe(self, pick: int) -> None:
@@ -128,6 +137,7 @@ class Machine(RuleBasedStateMachine):
         self.draining = False
         DONE["kill of codexd"] += 1
 
+    @precondition(lambda self: not self.full)  # the next child would wait for space, and its turns with it
     @rule(keeper=st.booleans())
     def kill_below(self, keeper: bool) -> None:
         """The turns that have not ended may suffer from this one."""
@@ -147,9 +157,31 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         answer = self.life.do(self.node.post("/v1/codexd/status/drain", {}))
-        assert answer.status_code == 202
-        self.draining = True
+        self.draining = answer.status_code == 202
+        assert self.draining or refusal_of(answer) in FULL[: self.full]
         DONE["drain"] += 1
+
+    # --- the disk
+
+    @precondition(lambda self: not self.full)
+    @rule()
+    def fill_the_disk(self) -> None:
+        self.life.disk.fill()
+        self.full = True
+        DONE["full disk"] += 1
+
+    @precondition(lambda self: self.full)
+    @rule()
+    def free_the_disk(self) -> None:
+        """It is noticed by codexd itself, soon."""
+        self.life.disk.clear()
+        self.full = False
+        self.life.do(self._notices())
+
+    async def _notices(self) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await self.node.status())["log"]["state"] != "ok":
+                await self.node.get("/v1/codexd/events", after=await self.node.head(), waitMs=100)
 
     # --- in the end
 
@@ -161,6 +193,8 @@ class Machine(RuleBasedStateMachine):
             self.life.end()
 
     def _judge(self) -> None:
+        if self.full:
+            self.free_the_disk()
         self.kill_codexd()
         for key in list(self.bodies):
             self._post(key)
