@@ -76,3 +76,10 @@ def test_the_demo_says_what_to_install_when_there_is_no_codex(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (69, "")
     assert "BAA_CODEXD_SERVER_COMMAND" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [("watch",), ("attach", "ses_a")])
+def test_a_screen_needs_a_terminal(command: tuple[str, ...]) -> None:
+    done = baa(*command, HOME="/nowhere")
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith(f"baa: baa {command[0]} needs a terminal.")

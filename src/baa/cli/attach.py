@@ -51,7 +51,7 @@ _LOCAL_PEERPID: Final = 2  # macOS
 def run(session_id: str, *, config_file: Path | None = None, arguments: tuple[str, ...] = ()) -> int:
     """Show the session in Codex's UI until that is left; its exit code. Raises CannotStart."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise CannotStart("baa attach needs a terminal. In a script use `baa run` or the API.", exit_code=EX_USAGE)
+        raise CannotStart("baa attach needs a terminal. In a script use codexd's API.", exit_code=EX_USAGE)
     config = configuration.load(config_file)
     try:
         program = codex.find(config.server_command)

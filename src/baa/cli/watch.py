@@ -7,6 +7,7 @@ changed is shown ten times a second, block by block.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -21,7 +22,7 @@ from textual.widgets.option_list import Option
 from textual.worker import Worker
 
 from baa import config as configuration
-from baa.api.errors import BaaError, Rejected
+from baa.api.errors import BaaError, CannotStart, Rejected
 from baa.api.events import Event, EventType
 from baa.api.interactions import AnswerInteraction, InteractionKind
 from baa.api.sessions import Session, SteerTurn
@@ -30,6 +31,8 @@ from baa.cli.watching import SESSIONS_MAX, OpenQuestion, Row, Stream, View
 from baa.client.codexd import Codexd
 from baa.client.discovery import Unreachable
 from baa.client.events import Gap
+
+EX_USAGE: Final = 64
 
 SHOW_S: Final = 0.1
 """Between two looks at what changed: as fast as anybody reads."""
@@ -62,6 +65,8 @@ STYLES: Final = {
 
 def run(*, config_file: Path | None = None, session_id: str | None = None) -> int:
     """Watch until that is left. Raises CannotStart."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise CannotStart("baa watch needs a terminal. In a script follow the events.", exit_code=EX_USAGE)
     app = Watch(Codexd(configuration.load(config_file), patience_s=AWAY_S), session_id)
     app.run()
     return app.return_code or 0
@@ -176,7 +181,7 @@ class Watch(App[None]):
                         taken += 1
                         if taken % AT_ONCE == 0:
                             await asyncio.sleep(0)
-            except (Unreachable, BaaError) as away:
+            except (Unreachable, BaaError, CannotStart) as away:
                 cursor = events.cursor
                 if isinstance(away, Rejected):
                     return  # another log, or one that no longer holds what follows: begin anew
@@ -189,7 +194,7 @@ class Watch(App[None]):
         while True:
             try:
                 return await ask()
-            except (Unreachable, BaaError) as away:
+            except (Unreachable, BaaError, CannotStart) as away:
                 self._away[what] = away.message
                 await asyncio.sleep(SHOW_S)
 
@@ -356,7 +361,7 @@ class Watch(App[None]):
             try:
                 await ask()
                 self._tell(done)
-            except (Unreachable, BaaError) as refused:
+            except (Unreachable, BaaError, CannotStart) as refused:
                 self._tell(refused.message, severity="error")
 
         self.run_worker(doing(), name="doing")
