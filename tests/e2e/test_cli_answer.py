@@ -145,6 +145,16 @@ async def test_doctor_looks_at_all_of_it_and_its_bundle_has_no_secret(node: Node
     assert (again.code, "cannot be written" in again.stderr) == (73, True)
 
 
+async def test_doctor_tells_what_a_codexd_that_was_killed_left_running(node: Node) -> None:
+    keeper = node.keeper
+    await node.kill()
+    lines = {line["name"]: line for line in json.loads((await baa(node, "doctor", "--json")).stdout)["lines"]}
+    assert (lines["codexd"]["level"], lines["leftovers"]["level"]) == ("warn", "warn")
+    assert f"keeper {keeper}" in lines["leftovers"]["evidence"]
+    await node.start()
+    assert node.keeper == keeper, "it was looked at, and left alone"
+
+
 async def test_doctor_without_codexd_makes_nothing_and_names_what_is_wrong(tmp_path: Path) -> None:
     async with Node(tmp_path, "http://127.0.0.1:9") as node:
         before = sorted(node.home.rglob("*"))
@@ -154,6 +164,7 @@ async def test_doctor_without_codexd_makes_nothing_and_names_what_is_wrong(tmp_p
         assert done.code == 1
         assert (lines["state folder"]["level"], lines["codexd"]["level"]) == ("fail", "warn")
         assert "chmod 700" in lines["state folder"]["cure"]
+        assert lines["leftovers"]["level"] == "ok"
         assert sorted(node.home.rglob("*")) == before
         done = await baa(node, "doctor", BAA_CODEXD_LOCAL_API_BASE="http://192.0.2.1:1")
         assert (done.code, "BAA_CODEXD_LOCAL_API_BASE" in done.stdout) == (1, True)

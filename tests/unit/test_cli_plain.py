@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baa.cli.plain import plain
+from baa.cli.plain import ACTING, json_line, plain
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,13 @@ def test_nothing_is_left_that_acts(text: str) -> None:
 @given(st.text(st.characters(exclude_categories=("C", "Z"))))
 def test_what_only_shows_stays_as_it_is(text: str) -> None:
     assert plain(text) == text
+
+
+@pytest.mark.parametrize("category", sorted(ACTING))
+def test_json_of_a_model_is_json_and_acts_nowhere(category: str) -> None:
+    acting = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) == category]
+    sent = {"text": "".join(each for each in acting if not "\ud800" <= each <= "\udfff"), "umlaut": "ä"}
+    line = json_line(sent)
+    assert json.loads(line) == sent
+    assert line.isascii()
+    assert line.isprintable()

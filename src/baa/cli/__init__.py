@@ -325,7 +325,7 @@ def examine(
     config: File = None,
     json: Json = False,
 ) -> int:
-    """Find what is wrong with this node: configuration, Codex and its login, sandbox, ports, permissions, disk, clock.
+    """Find what is wrong with this node: configuration, Codex and its login, sandbox, ports, leftovers, permissions.
 
     Each line says what mends what is wrong. The exit code is 0 only if nothing failed.
 

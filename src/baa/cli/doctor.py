@@ -26,6 +26,7 @@ from baa.cli.demo_sandbox import probe
 from baa.cli.plain import json_line, plain
 from baa.client.codexd import Codexd
 from baa.client.discovery import Unreachable, published
+from baa.codexd.leftovers import keeper_of
 from baa.config import Config, settings
 from baa.http.ports import holder_of
 from baa.runtime import checks, verify
@@ -59,8 +60,10 @@ async def _codexd(config: Config) -> list[Line]:
     try:
         async with asyncio.timeout(verify.PROBE_S), Codexd(config, scope="read", patience_s=0) as asked:
             status = await asked.status()
-    except (BaaError, Unreachable, CannotStart) as away:
-        return [Line("warn", "codexd", away.message, "baa up, or baa service start")]
+    except Unreachable as away:
+        return [Line("warn", "codexd", away.message, "baa up, or baa service start"), _left(config)]
+    except (BaaError, CannotStart) as refused:
+        return [Line("fail", "codexd", refused.message, "do what it says")]
     except TimeoutError:
         return [Line("fail", "codexd", "it does not answer in time", "baa logs --service codexd")]
     told = msgspec.to_builtins(status)
@@ -74,6 +77,17 @@ def _daemon(status: Status) -> Line:
     return Line(
         "ok", "codexd", f"{evidence}, {counts.turns_running} turns running, {counts.open_interactions} questions"
     )
+
+
+def _left(config: Config) -> Line:
+    """Whether keepers run although no codexd answers; only then is it asked, for asking touches their locks."""
+    folders = sorted((config.state_dir / "keepers").glob("*"))
+    held = [keeper for folder in folders if folder.is_dir() and (keeper := keeper_of(folder)) is not None]
+    if not held:
+        return Line("ok", "leftovers", "nothing runs that a codexd left")
+    pids = ", ".join(str(keeper.pid) for keeper in held)
+    evidence = f"Codex runs on without codexd (keeper {pids}): the next codexd takes it over"
+    return Line("warn", "leftovers", evidence, "start codexd; or end it: python -m baa.codexd --end-leftovers")
 
 
 def _sandbox(config: Config) -> list[Line]:
