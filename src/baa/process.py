@@ -131,6 +131,7 @@ def _stop_signals(*, with_stdin: bool) -> Iterator[Stop]:
             loop.remove_reader(stdin)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # it ends by itself now: one more must not make another end of it
 
 
 def _log_to(folder: Path, program: str, *, also_stderr: bool) -> None:
