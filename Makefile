@@ -29,7 +29,7 @@ crashloop: N ?= 200
 crashloop: setup-dev ## Kill codexd N=200 times, its keeper and child in turn: what was lost, done twice, left (SEED=…)
 	@$(BIN)/python -m tests.proof.crashloop --kills $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-figures: setup-dev ## Every figure of the proof, measured here: name, value, unit, of how many, seed (about ten minutes)
+figures: setup-dev ## Every figure of the proof, measured here: name, value, unit, of how many, seed (about a quarter of an hour)
 	@$(BIN)/python scripts/system.py
 	@$(BIN)/python -m tests.proof.whole $(ARGS)
 

@@ -258,7 +258,7 @@ CATALOGUE: Final = (
     ),
     Row(
         "F51",
-        "the token, lock or mark file is removed while codexd runs",
+        "the lock or the mark file is removed while codexd runs; without its token file a program refuses everybody",
         (
             f"{F}test_log_errors.py::test_without_its_lock_codexd_ends_and_the_next_one_goes_on",
             f"{F}test_log_errors.py::test_the_mark_may_go_while_codexd_runs_and_is_made_again",
