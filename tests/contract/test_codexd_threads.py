@@ -175,7 +175,7 @@ async def test_a_fork_does_not_disturb_a_running_turn_and_ends_before_it(house: 
     forked = (await fork(node, source))["sessionId"]
     assert (await node.play(forked, "word 2"))["status"] == "completed"
     assert heard(bodies, "word 2") == ["word 1", "word 2"]
-    assert (await node.ledger(running))["status"] == "in_progress"
+    assert (await node.running_turn(running))["status"] == "in_progress"
     model.release("hold")
     assert (await node.end_of_turn(running))["finalMessage"] == "One moment. Done."
 

@@ -61,7 +61,7 @@ async def test_the_deadline_counts_while_a_turn_waits(house: House) -> None:
     turn = await node.end_of_turn(late)
     assert (turn["status"], turn["reason"], turn["acceptedAt"], turn["items"]) == ("expired", "deadline", None, [])
     assert types(of_turn(await node.events(sessionId=session_id), late)) == ["turn.queued", "turn.expired"]
-    assert (await node.ledger(first))["status"] == "in_progress"
+    assert (await node.running_turn(first))["status"] == "in_progress"
     model.release("a")
     assert (await node.end_of_turn(patient))["status"] == "completed"
 

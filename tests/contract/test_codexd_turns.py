@@ -200,7 +200,7 @@ async def test_a_session_has_one_turn_at_a_time(house: House) -> None:
     assert answer.json()["error"]["details"] == {"turnId": turn_id}
     session = await node.session_of(session_id)
     assert (session["status"], session["currentTurnId"]) == ("active", turn_id)
-    assert (await node.ledger(turn_id))["status"] == "in_progress"
+    assert (await node.running_turn(turn_id))["status"] == "in_progress"
     model.release("long")
     assert (await node.end_of_turn(turn_id))["finalMessage"] == "I am done."
 

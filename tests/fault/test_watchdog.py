@@ -88,7 +88,7 @@ async def test_a_codexd_that_drains_feeds_the_watchdog(
     await until_told(listening, lambda word: word == "STOPPING=1")
     for _ in range(5):
         assert await until_told(listening, lambda _: True) == ["WATCHDOG=1"]
-    assert (await node.ledger(turn_id))["status"] == "in_progress"
+    assert (await node.running_turn(turn_id))["status"] == "in_progress"
     model.release("held")
     assert await node.ended() == 0
 

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 60  # For anything that is waited for; what takes longer has failed, on the busiest machine.
 POLL_MS = 20_000
+NAMED_MS = 50
 MARKER = b"BAA_KEEPER_ID="
 ENDED = frozenset({"completed", "failed", "interrupted", "expired", "lost"})
 
@@ -372,6 +373,13 @@ class Node:
         """A turn's ledger once it has ended."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while (turn := await self.ledger(turn_id, wait_ms=POLL_MS))["status"] not in ENDED:
+                pass
+        return turn
+
+    async def running_turn(self, turn_id: str) -> Json:
+        """A turn's ledger once Codex has named it, which may be after it asked its model."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (turn := await self.ledger(turn_id, wait_ms=NAMED_MS))["status"] in ("queued", "accepted"):
                 pass
         return turn
 
