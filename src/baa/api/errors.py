@@ -30,10 +30,14 @@ class Code(StrEnum):
     TURN_NOT_FOUND = "turn_not_found"
     INTERACTION_NOT_FOUND = "interaction_not_found"
     THREAD_NOT_FOUND = "thread_not_found"
+    TASK_NOT_FOUND = "task_not_found"
+    NODE_NOT_FOUND = "node_not_found"
     UNKNOWN_ROUTE = "unknown_route"
     TURN_IN_PROGRESS = "turn_in_progress"
     TURN_NOT_RUNNING = "turn_not_running"
     TURN_ENDED = "turn_ended"
+    TASK_ENDED = "task_ended"
+    TASK_NOT_ENDED = "task_not_ended"
     SESSION_CLOSED = "session_closed"
     INTERACTION_RESOLVED = "interaction_resolved"
     THREAD_IN_USE = "thread_in_use"
@@ -67,10 +71,14 @@ STATUS: Final[Mapping[Code, int]] = {
     Code.TURN_NOT_FOUND: 404,
     Code.INTERACTION_NOT_FOUND: 404,
     Code.THREAD_NOT_FOUND: 404,
+    Code.TASK_NOT_FOUND: 404,
+    Code.NODE_NOT_FOUND: 404,
     Code.UNKNOWN_ROUTE: 404,
     Code.TURN_IN_PROGRESS: 409,
     Code.TURN_NOT_RUNNING: 409,
     Code.TURN_ENDED: 409,
+    Code.TASK_ENDED: 409,
+    Code.TASK_NOT_ENDED: 409,
     Code.SESSION_CLOSED: 409,
     Code.INTERACTION_RESOLVED: 409,
     Code.THREAD_IN_USE: 409,

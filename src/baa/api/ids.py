@@ -15,6 +15,7 @@ TURN: Final = "trn"
 INTERACTION: Final = "int"
 DAEMON: Final = "dmn"
 KEEPER: Final = "kpr"
+TASK: Final = "tsk"
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _ID: Final = re.compile(r"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
