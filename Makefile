@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer, git and make, nothing else. Everything that is made stays in this folder.
 # Settings: PYTHON=… the Python to use, ARGS=… more arguments for the command, WORKERS=… test processes.
-WORKERS ?= 2
+# Tests mostly wait for other processes: one more than there are processors, eight at most.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 7 ? n + 1 : 8)))
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
