@@ -5,7 +5,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 7 ? n + 1 : 8))
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test check crashloop figures proof fmt lock clean setup-demo setup-dev
+.PHONY: help demo test check bench crashloop figures proof fmt lock clean setup-demo setup-dev
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ figures: setup-dev ## Every figure of the proof, measured here: name, value, uni
 proof: setup-dev ## The same in five lines: faults survived, events lost, acks before fsync, orphans, recovery
 	@$(BIN)/python scripts/system.py
 	@$(BIN)/python -m tests.proof.whole --lines $(ARGS)
+
+bench: setup-dev ## Every figure beside the bare app-server, the peers and its target, on this machine (ARGS=--short; quarter of an hour)
+	@$(BIN)/python -m bench $(ARGS)
 
 fmt: setup-dev ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only .

@@ -1,0 +1,106 @@
+"""What is measured beside the bare app-server and the peers: deltas, turns, threads. Interleaved, A B A B."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.appserver import Listener, Stdio
+from bench.codexd import Codexd
+from bench.contender import Contender, cpu_s, fsync_ms
+from bench.model import SMALL, flood
+from bench.row import Row, row
+from bench.sdk import Sdk
+
+BARE, OURS = "bare", "codexd"
+CONTENDERS = (BARE, "ws listener", "python sdk", OURS)
+
+Say = Callable[[str], None]
+
+
+def measured(folder: Path, model: str, *, deltas: int, rounds: int, turns: int, say: Say) -> list[Row]:
+    """All rows that compare."""
+    with ExitStack() as stack:
+        running: list[Contender] = []
+        kinds: tuple[Callable[[Path, str], Contender], ...] = (Stdio, Listener, Sdk, Codexd)
+        for name, kind in zip(CONTENDERS, kinds, strict=True):
+            say(f"starting {name}")
+            running.append(stack.enter_context(kind(folder / name.replace(" ", "-"), model)))
+        return [
+            *_floods(running, deltas, rounds, say),
+            *_turns(running, turns, folder, say),
+        ]
+
+
+def _floods(running: Sequence[Contender], deltas: int, rounds: int, say: Say) -> list[Row]:
+    rates: dict[str, list[float]] = {who.name: [] for who in running}
+    codexs: dict[str, list[float]] = {who.name: [] for who in running}
+    beside: dict[str, list[float]] = {who.name: [] for who in running}
+    threads = {who.name: who.thread() for who in running}
+    for who in running:
+        who.play(threads[who.name], SMALL)
+    for number in range(rounds):
+        for who in running if number % 2 == 0 else reversed(running):
+            theirs, ours = who.pids()
+            before = cpu_s(theirs), cpu_s(ours)
+            played = who.play(threads[who.name], flood(deltas))
+            assert played.deltas == deltas, f"{who.name} saw {played.deltas} of {deltas} deltas"
+            rates[who.name].append(played.deltas_per_s)
+            codexs[who.name].append((cpu_s(theirs) - before[0]) / deltas * 1e6)
+            beside[who.name].append((cpu_s(ours) - before[1]) / deltas * 1e6)
+            say(f"round {number + 1}/{rounds}: {who.name} {played.deltas_per_s:,.0f} deltas/s")
+            threads[who.name] = who.thread()  # A thread's history is sent with each turn: all begin alike.
+    paired = [ours / bare for ours, bare in zip(rates[OURS], rates[BARE], strict=True)]
+    costs = [ours / codexs for ours, codexs in zip(beside[OURS], codexs[OURS], strict=True)]
+    return [
+        row(
+            f"deltas a second, {deltas:,} in a turn",
+            "1/s",
+            rates,
+            of="codexd ÷ bare, median of pairs",
+            figure=statistics.median(paired),
+            at_least=1.0,
+        ),
+        row("Codex's CPU a delta", "µs", codexs),
+        row(
+            "CPU a delta of codexd and keeper",
+            "µs",
+            {OURS: beside[OURS]},
+            of="codexd and keeper ÷ its Codex",
+            figure=statistics.median(costs),
+            at_most=0.4,
+        ),
+    ]
+
+
+def _turns(running: Sequence[Contender], turns: int, folder: Path, say: Say) -> list[Row]:
+    whole: dict[str, list[float]] = {who.name: [] for who in running}
+    started: dict[str, list[float]] = {who.name: [] for who in running}
+    fsyncs: list[float] = []
+    threads = {who.name: who.thread() for who in running}
+    for who in running:
+        who.play(threads[who.name], SMALL)
+    for number in range(turns):
+        for who in running if number % 2 == 0 else reversed(running):
+            played = who.play(threads[who.name], SMALL)
+            whole[who.name].append(played.ms)
+            started[who.name].append((played.answered - played.asked) * 1000)
+        fsyncs.append(fsync_ms(folder, 9))
+    say(f"{turns} small turns each")
+    sync = statistics.median(fsyncs)
+    more = statistics.median(whole[OURS]) - statistics.median(whole[BARE])
+    return [
+        row(
+            "a small turn, asked to ended",
+            "ms",
+            whole,
+            of="codexd - bare - 2 fsyncs",
+            figure=more - 2 * sync,
+            at_most=3.0,
+            note=f"an fsync here: {sync:.2f} ms",
+        ),
+        row("a turn's start answered", "ms", started),
+        row("one fdatasync of 4 KiB", "ms", {OURS: fsyncs}),
+    ]
