@@ -24,12 +24,13 @@ NEEDED = (
     ("curl", "curl", "the examples of docs/codexd-api.md"),
     ("strace", "strace", "what codexd does in which order, and disks that fail"),
     ("jq", "jq", "the examples of docs/codexd-api.md"),
+    ("/usr/lib/postgresql/*/bin/postgres", "postgresql", "the queue of a fleet"),
 )
 QUIET = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
 
 
 def main() -> None:
-    absent = {package: what for program, package, what in NEEDED if shutil.which(program) is None}
+    absent = {package: what for program, package, what in NEEDED if not found(program)}
     if not absent or sys.platform != "linux":
         return
     packages = sorted(absent)
@@ -40,6 +41,13 @@ def main() -> None:
         say(f"Not here: {for_what}. Tests that need them are skipped. As root: apt-get install {' '.join(packages)}")
     else:
         install(packages, for_what)
+
+
+def found(program: str) -> bool:
+    """A name is looked up on the PATH, a path as it stands; a `*` in it is any one folder."""
+    if "*" in program:
+        return any(Path("/").glob(program.removeprefix("/")))
+    return shutil.which(program) is not None
 
 
 def install(packages: list[str], for_what: str) -> None:
@@ -58,11 +66,11 @@ def install(packages: list[str], for_what: str) -> None:
 def size_of(packages: list[str]) -> str | None:
     """What apt-get says that they take; None if it knows them not, or not yet."""
     told = apt("install", "--assume-no", "--no-install-recommends", *packages).stdout
-    found = re.search(r"^After this operation, (.+ of additional disk space will be used)", told, re.MULTILINE)
+    adds = re.search(r"^After this operation, (.+ of additional disk space will be used)", told, re.MULTILINE)
     needs = re.search(r"^Need to get (.+?) of archives", told, re.MULTILINE)
-    if found is None:
+    if adds is None:
         return None
-    return f"{needs.group(1)} to download, {found.group(1)}" if needs else found.group(1)
+    return f"{needs.group(1)} to download, {adds.group(1)}" if needs else adds.group(1)
 
 
 def apt(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,9 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.postgres import PostgreSQL
 
 FAILED: Final = 1
 
@@ -26,6 +30,35 @@ def _faults_seen(request: pytest.FixtureRequest) -> Iterator[None]:
     faults = sys.modules.get("tests.support.faults")  # not imported: no test here has anything to say
     with nullcontext() if faults is None else faults.reporting_to(request.node.user_properties):
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgreSQL]:
+    """A real PostgreSQL, started for the first test of this process that asks for it."""
+    from tests.support.postgres import PostgreSQL, missing
+
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgreSQL) -> Iterator[str]:
+    """A database of the test's own on it."""
+    from tests.support.postgres import database_of
+
+    with database_of(postgres) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """BAA_ENGINE_URL of an empty engine: the test runs on both databases."""
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path / 'engine.sqlite3'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
