@@ -30,6 +30,7 @@ _NODE_ID: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 CODEXD_API: Final = "http://127.0.0.1:4319"
 CONDUCTOR_API: Final = "http://127.0.0.1:4317"
 STATUS_API: Final = "http://127.0.0.1:4318"
+WORKTREES: Final = "~/baa-worktrees"
 
 PRIVATE: Final = tuple(
     ipaddress.ip_network(network)
@@ -105,6 +106,7 @@ class WorkerFile(Struct, frozen=True, forbid_unknown_fields=True):
     """The table `[worker]`; each key is also a variable, `BAA_WORKER_` and the key in capitals."""
 
     slots: int = 2
+    worktrees: str = WORKTREES
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +142,7 @@ class Config(Struct, frozen=True, kw_only=True):
     conductor_address: Address
     status_api_address: Address
     worker_slots: int
+    worker_worktrees: str
     address: Address
     allowed_hosts: tuple[str, ...]
     event_stream_path: str
@@ -179,6 +182,14 @@ class Config(Struct, frozen=True, kw_only=True):
     def logs_of(self, program: str) -> Path:
         """The folder of a program's log, `program`.jsonl."""
         return self.logs_dir if program == "codexd" else self.home / "logs" / program
+
+    @property
+    def worktrees_dir(self) -> Path:
+        """Where worktrees of tasks are made: codexd works in no folder outside its roots."""
+        named, roots = Path(self.worker_worktrees).expanduser(), [Path(r).expanduser() for r in self.ceiling.roots]
+        if self.worker_worktrees != WORKTREES or not roots or any(named.is_relative_to(root) for root in roots):
+            return named
+        return roots[0] / named.name
 
     @property
     def stop_seconds(self) -> float:
@@ -269,6 +280,7 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         conductor_address=loopback_address(file.conductor.local_api_base, "BAA_CONDUCTOR_LOCAL_API_BASE"),
         status_api_address=private_address(file.status_api.base, "BAA_STATUS_API_BASE"),
         worker_slots=file.worker.slots,
+        worker_worktrees=_worktrees(file.worker.worktrees),
         address=loopback_address(codexd.local_api_base, "BAA_CODEXD_LOCAL_API_BASE"),
         allowed_hosts=tuple(file.allowed_hosts),
         event_stream_path=codexd.event_stream_path,
@@ -347,6 +359,12 @@ def _engine_file(url: str, home: Path) -> Path:
     if path == url or not path.startswith("/") or not path.strip("/"):
         raise CannotStart(f"BAA_ENGINE_URL must be empty or sqlite:///PATH in this release, and is {url!r}.")
     return Path("/" + path.lstrip("/"))  # some write an absolute path with four slashes
+
+
+def _worktrees(given: str) -> str:
+    if not Path(given).expanduser().is_absolute():
+        raise CannotStart(f"BAA_WORKER_WORKTREES must be an absolute path, or begin with ~/, and is {given!r}.")
+    return given
 
 
 def _control_api_base(given: str) -> str:

@@ -20,6 +20,7 @@ DEFAULT = Config(
     conductor_address=Address("127.0.0.1", 4317),
     status_api_address=Address("127.0.0.1", 4318),
     worker_slots=2,
+    worker_worktrees="~/baa-worktrees",
     address=Address("127.0.0.1", 4319),
     allowed_hosts=(),
     event_stream_path="/v1/codexd/events",
@@ -107,6 +108,7 @@ base = "http://100.100.1.2:18"
 
 [worker]
 slots = 5
+worktrees = "/srv/trees"
 
 [ceiling]
 sandbox = "danger-full-access"
@@ -120,6 +122,7 @@ OF_WHOLE = Config(
     conductor_address=Address("127.0.0.1", 17),
     status_api_address=Address("100.100.1.2", 18),
     worker_slots=5,
+    worker_worktrees="/srv/trees",
     address=Address("127.0.0.1", 0),
     allowed_hosts=("node.example.ts.net",),
     event_stream_path="/events",
@@ -178,6 +181,7 @@ VARIABLES: list[tuple[str, str, str, object]] = [
     ("BAA_CONDUCTOR_LOCAL_API_BASE", "http://[::1]:0", "conductor_address", Address("::1", 0)),
     ("BAA_STATUS_API_BASE", "http://192.168.1.2:3", "status_api_address", Address("192.168.1.2", 3)),
     ("BAA_WORKER_SLOTS", "1", "worker_slots", 1),
+    ("BAA_WORKER_WORKTREES", "~/trees", "worker_worktrees", "~/trees"),
 ]
 
 

@@ -118,6 +118,7 @@ def test_a_program_that_is_started_so_has_the_settings_that_were_meant(name: str
         "BAA_STATUS_API_BASE": "http://100.64.0.7:5318",
         "BAA_ENGINE_URL": "sqlite:////var/engine",
         "BAA_WORKER_SLOTS": "7",
+        "BAA_WORKER_WORKTREES": "/srv/worktrees",
         "BAA_CONTROL_API_BASE": "https://control.example",
     }
     (service,) = described(name, settings=settings)
@@ -126,7 +127,7 @@ def test_a_program_that_is_started_so_has_the_settings_that_were_meant(name: str
         "codexd": ("address", "event_stream_path", "state_dir", "logs_dir", "codex_home", "server_args"),
         "conductor": ("address", "event_stream_path", "conductor_address", "engine_file"),
         "status-api": ("address", "conductor_address", "status_api_address"),
-        "worker-runner": ("engine_file", "worker_slots"),
+        "worker-runner": ("engine_file", "worker_slots", "worker_worktrees"),
     }[name]
     for field in ("home", "node_id", "control_api_base", "tokens_dir", "endpoint_file", *used):
         assert getattr(has, field) == getattr(meant(settings), field), field

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from baa.api.errors import CannotStart
-from baa.config import Config
+from baa.config import WORKTREES, Config
 
 SERVICES: Final = ("conductor", "codexd", "status-api", "worker-runner")
 DEFAULT_SET: Final = ("conductor", "codexd", "status-api")
@@ -153,7 +153,9 @@ def _settings(config: Config, name: str) -> dict[str, str]:
         case "status-api":
             return {"BAA_STATUS_API_BASE": config.status_api_address.url} | conductor | codexd
         case _:
-            return engine | {"BAA_WORKER_SLOTS": str(config.worker_slots)}
+            trees = config.worker_worktrees
+            named = {} if trees == WORKTREES else {"BAA_WORKER_WORKTREES": trees}  # the default follows the ceiling
+            return engine | {"BAA_WORKER_SLOTS": str(config.worker_slots)} | named
 
 
 # --- systemd
