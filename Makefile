@@ -30,11 +30,11 @@ crashloop: N ?= 200
 crashloop: setup-dev ## Kill codexd N=200 times, its keeper and child in turn: what was lost, done twice, left (SEED=…)
 	@$(BIN)/python -m tests.proof.crashloop --kills $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-figures: setup-dev ## Every figure of the proof, measured here: name, value, unit, of how many, seed (about a quarter of an hour)
+figures: setup-dev ## Every figure of the proof, measured here: name, value, unit, of how many, seed (about half an hour)
 	@$(BIN)/python scripts/system.py
 	@$(BIN)/python -m tests.proof.whole $(ARGS)
 
-proof: setup-dev ## The same in five lines: faults survived, events lost, acks before fsync, orphans, recovery
+proof: setup-dev ## The same in a few lines: faults survived, events lost, acks before fsync, orphans, recovery, bad input
 	@$(BIN)/python scripts/system.py
 	@$(BIN)/python -m tests.proof.whole --lines $(ARGS)
 

@@ -93,6 +93,16 @@ async def test_pages_join_without_a_gap(house: House) -> None:
     assert len(seqs(await page(node))) == 100
 
 
+async def test_a_page_begins_where_last_event_id_says(house: House) -> None:
+    node = house.node
+    first = await page(node, limit=7)
+    headers = {"authorization": f"Bearer {node.token('read')}"}
+    answer = await node.ask("GET", f"{PATH}?after=0&limit=7", last_event_id=first["next"], **headers)
+    assert seqs(answer.json()["data"]) == list(range(8, 15))
+    refused = await node.ask("GET", PATH, last_event_id="nonsense", **headers)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_request")
+
+
 async def test_an_event_has_the_promised_fields(house: House) -> None:
     (event,) = (await page(house.node, types="turn.queued", limit=1))["events"]
     assert set(event) == {"seq", "at", "type", "sessionId", "turnId", "payload"}

@@ -1,4 +1,4 @@
-"""Faults F01 to F63 (processes, the child's bytes, storage, the host): what is done, and which tests make it.
+"""Faults F01 to F80 (processes, the child's bytes, storage, the host, bad input): what is done, which tests make it.
 
 A row counts as survived only if its tests pass and say that its fault was seen (`tests.support.faults.saw`): `make
 proof` counts. Rows read as they do since there is a keeper: what a dead codexd leaves goes on, and is not ended.
@@ -317,5 +317,11 @@ CATALOGUE: Final = (
         "no HOME, no locale, no TMPDIR, closed standard streams",
         (f"{F}test_host.py::test_it_starts_with_nothing_but_what_it_needs",),
     ),
+    # Bad input
+    Row(
+        "F80",
+        "whatever the description of the API allows and forbids",
+        (f"{P}test_inputs.py::test_whatever_a_description_allows_and_forbids_is_answered_as_described",),
+    ),
 )
-"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51 and F55 to F63."""
+"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51, F55 to F63 and F80."""

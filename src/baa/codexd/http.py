@@ -24,7 +24,7 @@ from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.policy import Policy
 from baa.codexd.request import PAGE, PAGE_MAX, WAIT_MAX_MS, Asked, answer, integer, optional_body, query_of
 from baa.codexd.status import Daemon
-from baa.codexd.subscriptions import read_on, wanted
+from baa.codexd.subscriptions import come_back, read_on, wanted
 from baa.http import envelope
 from baa.http.limits import App, Receive, Scope, Send
 from baa.http.routes import OPT, RouteTable
@@ -132,6 +132,7 @@ def _events(daemon: Daemon, path: str) -> Any:
     async def read_events(request: Asked) -> Response[bytes]:
         log = daemon.log
         query = query_of(request, None)
+        come_back(query, request.scope)  # type: ignore[arg-type]
         asked = wanted(query, log, default=log.cursor(log.oldest - 1))
         limit = integer(query, "limit", default=PAGE, low=1, high=PAGE_MAX)
         wait_ms = integer(query, "waitMs", default=0, low=0, high=WAIT_MAX_MS)

@@ -106,7 +106,7 @@ KEY: Final = Parameter(
     "The same key and body again give the same turn, once, for 24 hours at least and for the turn's life.",
 )
 LAST_EVENT_ID: Final = Parameter(
-    "header", "Last-Event-ID", AFTER.schema, "For server-sent events: the cursor to come back with, before `after`."
+    "header", "Last-Event-ID", AFTER.schema, "The cursor to come back with, as EventSource sends it; before `after`."
 )
 
 NONCE: Final = _word(

@@ -84,6 +84,13 @@ def wanted(query: dict[str, str], log: EventLog, *, default: Cursor) -> Wanted:
     return Wanted(after, session_id, _types(query.get("types")))
 
 
+def come_back(query: dict[str, str], scope: Scope) -> None:
+    """A browser's EventSource comes back by `Last-Event-ID`, which goes before `after`; so may any other reader."""
+    for name, value in scope["headers"]:
+        if name == b"last-event-id":
+            query["after"] = value.decode("latin-1")
+
+
 def _types(text: str | None) -> frozenset[str] | None:
     if text is None:
         return None
@@ -198,13 +205,11 @@ class Subscriptions:
         await send(end)
 
     async def _asked(self, scope: Scope, send: Send) -> Wanted | None:
-        """What the reader wants; None if it was refused. A browser's EventSource comes back by Last-Event-ID."""
+        """What the reader wants; None if it was refused."""
         try:
             query = parameters(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True), None)
             if scope["type"] == "http":
-                for name, value in scope["headers"]:
-                    if name == b"last-event-id":
-                        query["after"] = value.decode("latin-1")
+                come_back(query, scope)
             return wanted(query, self._log, default=self._log.cursor(self._log.head))
         except BaaError as refused:
             await send_failure(refused, scope, send)
