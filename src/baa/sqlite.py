@@ -15,6 +15,20 @@ AGAIN_S: Final = 0.01
 """Seconds between two tries to make a new file one of WAL, where SQLite itself does not wait for the lock."""
 
 
+PRAGMAS: Final = (
+    "synchronous=FULL",
+    "fullfsync=ON",  # macOS only: there fsync alone does not reach the disk
+    "checkpoint_fullfsync=ON",
+    "foreign_keys=ON",
+    "trusted_schema=OFF",
+    "cell_size_check=ON",
+    "temp_store=MEMORY",
+    "wal_autocheckpoint=4000",
+    "journal_size_limit=67108864",
+)
+"""How every connection that writes is set up, whichever library opens it."""
+
+
 def open_writer(path: Path) -> apsw.Connection:
     """The writing connection; makes the file if there is none.
 
@@ -23,17 +37,7 @@ def open_writer(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(BUSY_MS)
     _use_wal(connection)
-    for pragma in (
-        "synchronous=FULL",
-        "fullfsync=ON",  # macOS only: there fsync alone does not reach the disk
-        "checkpoint_fullfsync=ON",
-        "foreign_keys=ON",
-        "trusted_schema=OFF",
-        "cell_size_check=ON",
-        "temp_store=MEMORY",
-        "wal_autocheckpoint=4000",
-        "journal_size_limit=67108864",
-    ):
+    for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
     return connection
 

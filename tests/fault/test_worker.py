@@ -6,7 +6,6 @@ import asyncio
 import signal
 from pathlib import Path
 
-import apsw
 import pytest
 
 from baa import __version__
@@ -14,6 +13,7 @@ from baa.api.conductor import Node, NodeState
 from baa.engine.store import open_engine
 from tests.support.faults import saw
 from tests.support.node import PATIENCE_SECONDS, until
+from tests.support.outside import outside
 from tests.support.programs import Program
 
 pytestmark = pytest.mark.timeout(150)
@@ -74,11 +74,10 @@ async def test_a_second_one_for_the_same_node_ends_the_first(tmp_path: Path) -> 
 async def test_it_waits_for_an_engine_that_is_away(tmp_path: Path) -> None:
     async with worker(tmp_path) as program:
         await becomes(tmp_path, NodeState.ACTIVE)
-        outside = apsw.Connection(str(tmp_path / "baa" / "state" / "engine.sqlite3"))
-        outside.execute("ALTER TABLE node RENAME TO away")
-        await until(lambda: "engine.trouble" in program.log)
-        outside.execute("ALTER TABLE away RENAME TO node")
-        outside.close()
+        with outside(tmp_path / "baa" / "state" / "engine.sqlite3") as sql:
+            sql.exec_driver_sql("ALTER TABLE node RENAME TO away")
+            await until(lambda: "engine.trouble" in program.log)
+            sql.exec_driver_sql("ALTER TABLE away RENAME TO node")
         await until(lambda: "engine.mended" in program.log)
         await becomes(tmp_path, NodeState.ACTIVE)
         program.signal(signal.SIGTERM)

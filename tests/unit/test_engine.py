@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import apsw
 import pytest
 
 from baa.api.conductor import Node, NodeState
 from baa.api.errors import CannotStart
 from baa.engine.store import Engine, EngineFailed, Lease, open_engine
+from tests.support.outside import outside
 
 TTL = 6000
 
@@ -152,14 +152,11 @@ async def test_the_probe_writes_and_reads(tmp_path: Path) -> None:
     async with engine_on(tmp_path / "e", Machine()) as engine:
         await engine.probe("me")
         await engine.probe("me")
-    connection = apsw.Connection(str(tmp_path / "e"))
-    assert connection.execute("SELECT * FROM probe").fetchall() == [("me", 2)]
-    connection.execute("DROP TABLE probe")
-    connection.close()
+    with outside(tmp_path / "e") as connection:
+        assert connection.exec_driver_sql("SELECT * FROM probe").all() == [("me", 2)]
     async with engine_on(tmp_path / "e", Machine()) as engine:
-        connection = apsw.Connection(str(tmp_path / "e"))
-        connection.execute("DROP TABLE probe")
-        connection.close()
+        with outside(tmp_path / "e") as connection:
+            connection.exec_driver_sql("DROP TABLE probe")
         with pytest.raises(EngineFailed, match="no such table"):
             await engine.probe("me")
         assert (await take(engine, "a")).holder == "a", "one failure is not the end"
@@ -168,9 +165,8 @@ async def test_the_probe_writes_and_reads(tmp_path: Path) -> None:
 async def test_a_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path) -> None:
     async with engine_on(tmp_path / "newer", Machine()):
         pass
-    connection = apsw.Connection(str(tmp_path / "newer"))
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
+    with outside(tmp_path / "newer") as connection:
+        connection.exec_driver_sql("PRAGMA user_version = 99")
     with pytest.raises(CannotStart, match="schema is version 99") as newer:
         await open_engine(tmp_path / "newer")
     assert newer.value.exit_code == 78
@@ -179,6 +175,32 @@ async def test_a_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path: P
     with pytest.raises(CannotStart, match="cannot be opened") as broken:
         await open_engine(tmp_path / "text")
     assert broken.value.exit_code == 74
+
+
+async def test_a_file_of_the_first_version_goes_on_and_its_terms_do_not_go_back(tmp_path: Path) -> None:
+    with outside(tmp_path / "e") as connection:
+        for sql in FIRST_VERSION:
+            connection.exec_driver_sql(sql)
+    async with engine_on(tmp_path / "e", Machine()) as engine:
+        assert await engine.nodes() == []
+        await engine.register(node(), ttl_ms=TTL)
+        await engine.probe("me")
+        assert (await take(engine, "a")).term == 8
+
+
+FIRST_VERSION = (
+    """CREATE TABLE lease (
+      name TEXT PRIMARY KEY, holder TEXT NOT NULL, node_id TEXT NOT NULL, term INTEGER NOT NULL,
+      boot_id TEXT NOT NULL, expires_ms INTEGER NOT NULL, expires_at TEXT NOT NULL) STRICT""",
+    "INSERT INTO lease VALUES ('leader', 'old', 'node-old', 7, 'first', 0, '')",
+    """CREATE TABLE node (
+      node_id TEXT PRIMARY KEY, incarnation TEXT NOT NULL, version TEXT NOT NULL, slots INTEGER NOT NULL,
+      state TEXT NOT NULL, pid INTEGER NOT NULL, boot_id TEXT NOT NULL, expires_ms INTEGER NOT NULL,
+      started_at TEXT NOT NULL, seen_at TEXT NOT NULL) STRICT""",
+    "INSERT INTO node VALUES ('here', 'old', '1', 2, 'active', 7, 'first', 9000, '', '')",
+    "CREATE TABLE probe (holder TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT",
+    "PRAGMA user_version = 1",
+)
 
 
 async def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import apsw
 import pytest
 
 from baa.api.conductor import RoleName
 from baa.conductor.leader import Leader
 from baa.engine.store import Engine, open_engine
+from tests.support.outside import outside
 
 
 class Time:
@@ -78,16 +78,15 @@ async def test_trouble_with_the_engine_ends_neither_loop_nor_truth(tmp_path: Pat
     engine = await engine_in(tmp_path, time)
     one = leader(engine, "one", time)
     await one.try_once()
-    outside = apsw.Connection(str(tmp_path / "e"))
-    outside.execute("ALTER TABLE lease RENAME TO away")
-    time.seconds += 3
-    await one.try_once()
-    assert one.leads(), "the lease that it has is still good"
-    time.seconds += 2
-    await one.try_once()
-    assert not one.leads()
-    outside.execute("ALTER TABLE away RENAME TO lease")
-    outside.close()
+    with outside(tmp_path / "e") as sql:
+        sql.exec_driver_sql("ALTER TABLE lease RENAME TO away")
+        time.seconds += 3
+        await one.try_once()
+        assert one.leads(), "the lease that it has is still good"
+        time.seconds += 2
+        await one.try_once()
+        assert not one.leads()
+        sql.exec_driver_sql("ALTER TABLE away RENAME TO lease")
     await one.try_once()
     assert one.leads()
     await engine.close()

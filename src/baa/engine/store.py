@@ -1,4 +1,4 @@
-"""The engine: leases and nodes in one SQLite file, each method one short transaction in a thread of its own.
+"""The engine as programs hold it: each method one transaction on SQLite or PostgreSQL, in a thread of its own.
 
 What expires is decided inside SQL, by the database's clock (on SQLite: the machine's, with its boot id), so that no
 process compares its own time with another's.
@@ -7,202 +7,334 @@ process compares its own time with another's.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
-import apsw
-from msgspec import Struct
+import sqlalchemy as sa
+from sqlalchemy import exc
 
 from baa.api.conductor import Node, NodeState
 from baa.api.errors import EX_CONFIG, CannotStart
-from baa.clock import Clock, SystemClock, rfc3339
-from baa.engine import boot, schema
-from baa.sqlite import open_writer
+from baa.api.tasks import Attempt, AttemptState, Evidence, QueueEvent, SubmitTask, Task, TaskState
+from baa.clock import Clock, SystemClock
+from baa.engine import attempts, boot, events, leading, leases, nodes, schema, tasks
+from baa.engine.attempts import Standing
+from baa.engine.database import (
+    PATIENCE_MS,
+    THREADS,
+    Database,
+    EngineFailed,
+    Transaction,
+    failed,
+    open_postgres,
+    open_sqlite,
+)
+from baa.engine.events import Head
+from baa.engine.leading import FreeNode, Waiting, WaitingTask
+from baa.engine.leases import Fenced, Lease
+from baa.engine.nodes import Beat, Lost
+from baa.engine.wake import Wake
 
-T = TypeVar("T")
+__all__ = [
+    "Beat",
+    "Engine",
+    "EngineFailed",
+    "Fenced",
+    "FreeNode",
+    "Head",
+    "Lease",
+    "Lost",
+    "Standing",
+    "Waiting",
+    "WaitingTask",
+    "open_engine",
+]
 
 EX_IOERR: Final = 74
 
-_VALID: Final = "(boot_id = boot_id() AND expires_ms > now_ms())"
-
-
-class EngineFailed(Exception):
-    """The engine's file could not be read or written; what was asked may not have been done."""
-
-
-class Lease(Struct, frozen=True, kw_only=True):
-    """A lease as it was committed. `valid`: it had not expired, by the database's clock, when it was read."""
-
-    holder: str
-    node_id: str
-    term: int
-    valid: bool
-    expires_at: str
-
 
 class Engine:
-    """The engine's file, open. All methods raise EngineFailed."""
+    """The engine's database, open. All methods raise EngineFailed; those of the leader Fenced, of a worker Lost."""
 
-    def __init__(self, connection: apsw.Connection, threads: ThreadPoolExecutor, clock: Clock) -> None:
-        self._connection = connection
-        self._threads = threads
-        self._clock = clock
+    def __init__(self, database: Database, patience_ms: int) -> None:
+        self._database = database
+        self._patience_ms = patience_ms
+        self._wake = Wake(self._look)
+        database.on_head = self._wake.told
 
     async def close(self) -> None:
-        """Close the file, once what was begun has ended."""
-        await self._run(self._connection.close)
-        self._threads.shutdown(wait=False)
+        """Close the database, once what was begun has ended."""
+        await self._database.close()
 
     async def probe(self, holder: str) -> None:
         """Write a row and read it back."""
 
-        def work() -> None:
-            sql = "INSERT INTO probe VALUES (?, 1) ON CONFLICT (holder) DO UPDATE SET count = count + 1"
-            self._connection.execute(sql, (holder,))
-            if self._connection.execute("SELECT count FROM probe WHERE holder = ?", (holder,)).fetchone() is None:
+        def work(tx: Transaction) -> None:
+            sql = """INSERT INTO probe (holder, count) VALUES (:holder, 1)
+                ON CONFLICT (holder) DO UPDATE SET count = probe.count + 1"""
+            tx.run(sql, holder=holder)
+            if tx.row("SELECT count FROM probe WHERE holder = :holder", holder=holder) is None:
                 raise EngineFailed("what was written could not be read back")
 
-        await self._transaction(work)
+        await self._database.write(work)
 
     async def acquire(self, name: str, *, holder: str, node_id: str, ttl_ms: int) -> Lease:
         """Take the lease if it is free, expired or mine, for `ttl_ms`; the lease as it stands then, whoever's it is.
 
         A new holder gets the next term; terms never go back.
         """
-
-        def work() -> Lease:
-            sql = f"""
-                INSERT INTO lease VALUES (:name, :holder, :node_id, 1, boot_id(), now_ms() + :ttl, :expires_at)
-                ON CONFLICT (name) DO UPDATE SET
-                  term = term + (holder != :holder OR NOT {_VALID}), holder = :holder, node_id = :node_id,
-                  boot_id = boot_id(), expires_ms = now_ms() + :ttl, expires_at = :expires_at
-                WHERE holder = :holder OR NOT {_VALID}"""
-            expires_at = rfc3339(self._clock.utc_ms() + ttl_ms)
-            given = {"name": name, "holder": holder, "node_id": node_id, "ttl": ttl_ms, "expires_at": expires_at}
-            self._connection.execute(sql, given)
-            found = self._lease(name)
-            assert found is not None
-            return found
-
-        return await self._transaction(work)
+        return await self._database.write(
+            lambda tx: leases.acquire(tx, name, holder=holder, node_id=node_id, ttl_ms=ttl_ms)
+        )
 
     async def release(self, name: str, *, holder: str, term: int) -> None:
         """Let go of the lease, if it is this holder's in this term. The term stays, so that the next one is higher."""
+        await self._database.write(lambda tx: leases.release(tx, name, holder=holder, term=term))
 
-        def work() -> None:
-            sql = "UPDATE lease SET expires_ms = 0 WHERE name = ? AND holder = ? AND term = ?"
-            self._connection.execute(sql, (name, holder, term))
+    async def register(self, node: Node, *, ttl_ms: int, turn_lease_ms: int | None = None) -> None:
+        """Write a node down as alive for `ttl_ms`; an earlier incarnation of it is superseded.
 
-        await self._transaction(work)
+        `turn_lease_ms` is the lease of its tasks' turns at codexd, twice `ttl_ms` if it is not given.
+        """
+        lease_ms = 2 * ttl_ms if turn_lease_ms is None else turn_lease_ms
+        await self._database.write(lambda tx: nodes.register(tx, node, ttl_ms=ttl_ms, turn_lease_ms=lease_ms))
 
-    async def register(self, node: Node, *, ttl_ms: int) -> None:
-        """Write a node down as alive for `ttl_ms`; an earlier incarnation of it is superseded."""
+    async def heartbeat(self, node_id: str, incarnation: str, state: NodeState, *, ttl_ms: int) -> Beat:
+        """Say that this incarnation is alive and in `state`; false if it was superseded or given up as gone."""
+        return await self._database.write(lambda tx: nodes.heartbeat(tx, node_id, incarnation, state, ttl_ms=ttl_ms))
 
-        def work() -> None:
-            sql = """INSERT OR REPLACE INTO node
-                (node_id, incarnation, version, slots, state, pid, boot_id, expires_ms, started_at, seen_at)
-                VALUES (?, ?, ?, ?, ?, ?, boot_id(), now_ms() + ?, ?, ?)"""
-            row = (node.node_id, node.incarnation, node.version, node.slots, str(node.state), node.pid, ttl_ms)
-            self._connection.execute(sql, (*row, node.started_at, node.seen_at))
-
-        await self._transaction(work)
-
-    async def heartbeat(self, node_id: str, incarnation: str, state: NodeState, *, ttl_ms: int) -> bool:
-        """Say that this incarnation is alive and in `state`; False if another incarnation took the node over."""
-
-        def work() -> bool:
-            sql = """UPDATE node SET state = ?, boot_id = boot_id(), expires_ms = now_ms() + ?, seen_at = ?
-                WHERE node_id = ? AND incarnation = ?"""
-            seen_at = rfc3339(self._clock.utc_ms())
-            self._connection.execute(sql, (str(state), ttl_ms, seen_at, node_id, incarnation))
-            return self._connection.changes() == 1
-
-        return await self._transaction(work)
+    async def drain(self, node_id: str) -> Node:
+        """Give the node no further work, for as long as its worker lives. Raises Rejected: `node_not_found`."""
+        return await self._database.write(lambda tx: nodes.drain(tx, node_id))
 
     async def nodes(self) -> list[Node]:
         """All nodes that ever registered, by id. One whose heartbeat expired is `gone`, whatever it said last."""
+        return await self._database.read(nodes.nodes)
 
-        def work() -> list[Node]:
-            sql = f"""
-                SELECT node_id, incarnation, version, slots, CASE WHEN {_VALID} THEN state ELSE 'gone' END,
-                  pid, started_at, seen_at
-                FROM node ORDER BY node_id"""
-            return [
-                Node(
-                    node_id=str(row[0]),
-                    incarnation=str(row[1]),
-                    version=str(row[2]),
-                    slots=int(str(row[3])),
-                    state=NodeState(str(row[4])),
-                    pid=int(str(row[5])),
-                    started_at=str(row[6]),
-                    seen_at=str(row[7]),
-                )
-                for row in self._connection.execute(sql)
-            ]
+    # Tasks, by any conductor.
 
-        return await self._transaction(work)
+    async def submit(self, request: SubmitTask, *, key: str | None, body_hash: bytes) -> tuple[Task, bool]:
+        """Queue a task; the task, and whether it is new: the same key and body are the same task.
 
-    def _lease(self, name: str) -> Lease | None:
-        sql = f"SELECT holder, node_id, term, {_VALID}, expires_at FROM lease WHERE name = ?"
-        row = self._connection.execute(sql, (name,)).fetchone()
-        if row is None:
-            return None
-        holder, node_id, term, valid, expires_at = row
-        return Lease(
-            holder=str(holder), node_id=str(node_id), term=int(str(term)), valid=bool(valid), expires_at=str(expires_at)
+        Raises Rejected: `idempotency_mismatch`, or `invalid_request` where it depends on a task that does not exist.
+        """
+        return await self._database.write(lambda tx: tasks.submit(tx, request, key=key, body_hash=body_hash))
+
+    async def task(self, task_id: str, *, attempts: bool = True) -> Task:
+        """The task, with its attempts if asked for. Raises Rejected: `task_not_found`."""
+        return await self._database.read(lambda tx: tasks.get(tx, task_id, attempts=attempts))
+
+    async def tasks(
+        self, *, state: Sequence[TaskState] | None = None, limit: int = 100, after: str | None = None
+    ) -> tuple[list[Task], str | None]:
+        """A page of tasks without their attempts, newest first, and the `after` of the next one; None: the last."""
+        return await self._database.read(lambda tx: tasks.listed(tx, states=state, limit=limit, after=after))
+
+    async def cancel(self, task_id: str) -> Task:
+        """End what no worker has taken up, at once; ask for the end of what runs (`cancel_asked`).
+
+        Raises Rejected: `task_not_found`, `task_ended`.
+        """
+        return await self._database.write(lambda tx: tasks.cancel(tx, task_id))
+
+    async def retry(self, task_id: str) -> Task:
+        """Queue a task that failed or was cancelled again; its attempts count on.
+
+        Raises Rejected: `task_not_found`, `task_not_ended`, `task_ended` (it succeeded).
+        """
+        return await self._database.write(lambda tx: tasks.retry(tx, task_id))
+
+    async def pause(self, paused: bool) -> bool:
+        """Stop giving tasks to nodes, or go on; what runs, runs on. Whether the queue is paused now."""
+        return await self._database.write(lambda tx: tasks.pause(tx, on=paused))
+
+    async def paused(self) -> bool:
+        """Whether the queue is paused."""
+        return await self._database.read(tasks.paused)
+
+    # The leader's, each in its term. Raises Fenced when that is over: nothing was written.
+
+    async def schedulable(self, limit: int) -> Waiting:
+        """What could be given to a node now: at most `limit` tasks, higher priority first, then older ones."""
+        return await self._database.read(lambda tx: leading.schedulable(tx, limit))
+
+    async def assign(self, term: int, task_id: str, node_id: str) -> Attempt | None:
+        """Give a queued task to a node as its next attempt. None: that cannot be done any more; look again."""
+        return await self._database.write(lambda tx: leading.assign(tx, term, task_id, node_id))
+
+    async def unqueued(self, term: int) -> list[Attempt]:
+        """The attempts that no worker has taken up yet: each is to be on its node's queue."""
+        return await self._database.write(lambda tx: leading.unqueued(tx, term))
+
+    async def fail(self, term: int, task_id: str, reason: str) -> bool:
+        """End a queued task as failed; False if it is not queued any more."""
+        return await self._database.write(lambda tx: leading.fail(tx, term, task_id, reason))
+
+    async def reap(self, term: int) -> list[Attempt]:
+        """Give up expired nodes, and end as lost what can run there no longer; at most 100 attempts a time.
+
+        Call it only after having led for as long as a node's heartbeat is good: after an outage all seem expired.
+        """
+        return await self._database.write(lambda tx: leading.reap(tx, term))
+
+    async def prune(self, term: int, *, keep_ms: int) -> int:
+        """Let go of at most 1000 of the oldest events, older than `keep_ms` and before those of any open task.
+
+        How many went; fewer than 1000: no more may go.
+        """
+        return await self._database.write(lambda tx: leading.prune(tx, term, keep_ms=keep_ms))
+
+    # A worker's; `owner` is its incarnation. Tried again while the database is away.
+
+    async def claim(self, task_id: str, number: int, *, node_id: str, owner: str) -> tuple[Task, Attempt] | None:
+        """Take an attempt up, or go on with it; the task with all its attempts. None: there is nothing to do."""
+        return await self._database.write(
+            lambda tx: attempts.claim(tx, task_id, number, node_id=node_id, owner=owner), patience_ms=self._patience_ms
         )
 
-    async def _transaction(self, work: Callable[[], T]) -> T:
-        def whole() -> T:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = work()
-                self._connection.execute("COMMIT")
-            except BaseException:  # boundary: the caller gets it, and no transaction is left open
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-            return result
+    async def record(
+        self,
+        owner: str,
+        attempt_id: str,
+        *,
+        session_id: str | None = None,
+        turn_id: str | None = None,
+        evidence: Evidence | None = None,
+        tokens: int | None = None,
+        events: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    ) -> Standing:
+        """Write down how far the attempt is (None leaves what stands there), with its events. Raises Lost."""
+        return await self._database.write(
+            lambda tx: attempts.record(
+                tx,
+                owner,
+                attempt_id,
+                session_id=session_id,
+                turn_id=turn_id,
+                evidence=evidence,
+                tokens=tokens,
+                told=events,
+            ),
+            patience_ms=self._patience_ms,
+        )
 
-        return await self._run(whole)
+    async def standing(self, owner: str, attempt_ids: Sequence[str]) -> dict[str, Standing]:
+        """How the worker stands to each of its attempts: still its own, and whether its end was asked for."""
+        return await self._database.read(lambda tx: attempts.standing(tx, owner, attempt_ids))
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except (apsw.Error, OSError) as error:
-            raise EngineFailed(str(error)) from error
+    async def finish(
+        self,
+        owner: str,
+        attempt_id: str,
+        state: AttemptState,
+        *,
+        reason: str | None = None,
+        evidence: Evidence | None = None,
+        tokens: int | None = None,
+        park_until_ms: int | None = None,
+    ) -> Task:
+        """End the attempt and move its task on, by `decide.after`; the task as it stands then. Raises Lost.
+
+        `park_until_ms` (UTC): ask for another attempt, not before then; with the reason `usage_limit` this one was
+        no try. The same again, after an answer that was lost, gives the same.
+        """
+        return await self._database.write(
+            lambda tx: attempts.finish(
+                tx,
+                owner,
+                attempt_id,
+                state,
+                reason=reason,
+                evidence=evidence,
+                tokens=tokens,
+                park_until_utc=park_until_ms,
+            ),
+            patience_ms=self._patience_ms,
+        )
+
+    async def orphans(self, node_id: str, owner: str) -> list[Attempt]:
+        """What earlier lives of this node's worker left running, for this one to claim."""
+        return await self._database.read(lambda tx: attempts.orphans(tx, node_id, owner))
+
+    # Events.
+
+    async def append_codexd(
+        self,
+        owner: str,
+        node_id: str,
+        epoch: str,
+        next_seq: int,
+        events: Sequence[Mapping[str, Any]],
+        missed: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take over events of the node's codexd (as its API tells them) with its cursor `epoch:next_seq`, each once.
+
+        `missed` is told before them, as `node.events_missed`: what codexd had no longer. Raises Lost.
+        """
+        await self._database.write(
+            lambda tx: attempts.append_codexd(tx, owner, node_id, epoch, next_seq, events, missed),
+            patience_ms=self._patience_ms,
+        )
+
+    async def feed_cursor(self, node_id: str) -> str | None:
+        """Up to where the node's codexd was taken over, as a cursor of codexd's; None: nothing yet."""
+        return await self._database.read(lambda tx: events.feed_cursor(tx, node_id))
+
+    async def events(
+        self, after: int, limit: int, types: Sequence[str] | None = None, task_id: str | None = None
+    ) -> tuple[list[QueueEvent], int]:
+        """The events after `after`, of some types and of one task if given, and the `after` of the next page.
+
+        Raises Rejected: `cursor_expired`, `cursor_ahead`.
+        """
+        return await self._database.read(lambda tx: events.page(tx, after, limit, types=types, task_id=task_id))
+
+    async def head(self) -> Head:
+        """How far the events go, and from where on they are still there."""
+        return await self._database.read(events.head)
+
+    async def wait(self, seq: int) -> int:
+        """The number of the last event, once there is one above `seq`."""
+        return await self._wake.wait(seq)
+
+    async def _look(self) -> int:
+        return (await self.head()).head
 
 
 async def open_engine(
-    path: Path,
+    place: Path | str,
     *,
     clock: Clock | None = None,
     now_ms: Callable[[], int] = boot.milliseconds,
     boot_id: Callable[[], str] = boot.boot_id,
+    patience_ms: int = PATIENCE_MS,
 ) -> Engine:
-    """The engine in `path`, made if missing, for its owner only. `now_ms` and `boot_id` are the database's clock.
+    """The engine in a file (a path, or `sqlite:///PATH`), made if missing, or on a server (`postgresql://…`).
 
-    Raises CannotStart.
+    `now_ms` and `boot_id` are the file's clock. `patience_ms`: how long a worker's writes are tried again while the
+    database is away. Raises CannotStart: 74 when the database cannot be opened, 78 when a newer release made it.
     """
+    url = str(place)
+    postgres = url.startswith("postgresql")
 
-    def work() -> apsw.Connection:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = open_writer(path)
-        connection.create_scalar_function("now_ms", lambda *_: now_ms(), 0)
-        connection.create_scalar_function("boot_id", lambda *_: boot_id(), 0)
-        schema.prepare(connection)
-        return connection
+    def work() -> sa.Engine:
+        if postgres:
+            opened = open_postgres(url, patience_ms)
+        else:
+            path = Path("/" + url.removeprefix("sqlite://").lstrip("/")) if url.startswith("sqlite://") else Path(place)
+            opened = open_sqlite(path, now_ms, boot_id)
+        with opened.begin() as connection:
+            schema.prepare(connection)
+        return opened
 
-    threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
+    threads = ThreadPoolExecutor(THREADS if postgres else 1, thread_name_prefix="engine")
+    shown = "The engine's database" if postgres else f"The engine's file {place}"
     try:
-        connection = await asyncio.get_running_loop().run_in_executor(threads, work)
+        opened = await asyncio.get_running_loop().run_in_executor(threads, work)
     except schema.NewerSchema as newer:
-        raise CannotStart(f"{path}: {newer}. Install that release again.", exit_code=EX_CONFIG) from None
-    except (apsw.Error, OSError) as error:
-        raise CannotStart(f"The engine's file {path} cannot be opened: {error}", exit_code=EX_IOERR) from error
-    return Engine(connection, threads, clock or SystemClock())
+        raise CannotStart(f"{shown}: {newer}. Install that release again.", exit_code=EX_CONFIG) from None
+    except (exc.SQLAlchemyError, OSError) as error:
+        raise CannotStart(f"{shown} cannot be opened: {failed(error)}", exit_code=EX_IOERR) from error
+    return Engine(Database(opened, threads, clock or SystemClock(), events.number), patience_ms)
