@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from baa.scripted import Hold, Run, Say, ScriptedModel, when
+from baa.scripted import Call, Hold, Patch, Run, Say, ScriptedModel, when
+from tests.support import mcp_server
 from tests.support.command_line import baa, started, terminal
 from tests.support.node import Node, within
 
@@ -22,6 +24,7 @@ SCENARIOS = (
     when("evil", Run(f"printf '%s' '{EVIL}'"), Say(EVIL)),
     when("hang", (Say("Working."), Hold("never"))),
     when("port", Say('{"port": 4319}')),
+    when("edit", Patch(f"*** Begin Patch\n*** Add File: new.txt\n+{EVIL}\n*** End Patch"), Say("So.")),
     when("ask", Run("touch made", sandbox_permissions="require_escalated", justification="May I?"), Say("So.")),
 )
 
@@ -144,6 +147,103 @@ async def test_a_question_is_told_with_the_command_that_answers_it(node: Node) -
         assert "Codex asks: " in line
         assert "touch made" in line
         assert "baa answer ses_" in line
+
+
+ASKING = ("--approval-policy", "on-request", "--sandbox", "read-only")
+
+
+async def test_in_a_terminal_what_codex_asks_is_asked_there_and_a_key_answers(node: Node) -> None:
+    async with terminal(node, "run", "ask", *ASKING) as shown:
+        await shown.shows("? ")
+        shown.types("nonsense\n1\n")
+        assert await shown.ended() == 0
+        text = shown.screen.decode()
+    assert "Codex asks (command), until " in text
+    assert "$ touch made" in text
+    assert "  1  accept" in text
+    assert "baa answer" not in text
+    assert "completed in" in text
+    assert (node.work / "made").exists()
+
+
+async def test_an_edit_is_shown_before_it_is_decided_and_nothing_of_it_acts(node: Node) -> None:
+    async with terminal(node, "run", "edit", *ASKING) as shown:
+        await shown.shows("? ")
+        text = shown.screen.decode()
+        shown.types("decline\n")
+        assert await shown.ended() == 0
+    assert "+a\\x1b]0;owned\\x07b" in text
+    assert "\x1b]0;" not in shown.screen.decode()
+    assert not (node.work / "new.txt").exists()
+
+
+async def test_questions_and_forms_are_answered_in_words(tmp_path: Path) -> None:
+    server = f'[mcp_servers.house]\ncommand = "{sys.executable}"\nargs = ["-I", "{mcp_server.__file__}"]\n'
+    options = [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]
+    questions = [
+        {"id": "colour", "header": "Colour", "question": "Which one?", "options": options},
+        {"id": "why", "header": "Why", "question": "And why?", "options": options},
+    ]
+    scenarios = (
+        when("choose", Call("request_user_input", {"questions": questions}), Say("I see.")),
+        when("form", Call("ask", {"q": "1"}, "mcp__house"), Say("Asked.")),
+    )
+    features = ("default_mode_request_user_input",)
+    async with (
+        ScriptedModel(scenarios) as model,
+        Node(tmp_path, model.base_url, codex=server, features=features) as node,
+    ):
+        await node.start()
+        await node.child()
+        async with terminal(node, "run", "choose", "--approval-policy", "on-request") as shown:
+            await shown.shows("decline\r\n? ")
+            shown.types("1\n")
+            await shown.shows("Which one? (a number, or other words)")
+            shown.types("2\n")
+            await shown.shows("And why?")
+            shown.types("It is mine\n")
+            assert await shown.ended() == 0
+        async with terminal(node, "run", "form", "--approval-policy", "on-request") as shown:
+            await shown.shows("cancel\r\n? ")
+            shown.types("accept\n")
+            await shown.shows("age (a whole number, may be left empty)\r\n? ")
+            shown.types("old\n3\n")
+            await shown.shows("Name\r\n? ")
+            shown.types("\nBob\n")
+            assert await shown.ended() == 0
+        assert "Who are you?" in shown.screen.decode()
+        assert "A whole number." in shown.screen.decode()
+        assert "This cannot be left empty." in shown.screen.decode()
+        reports = "\n".join(report for request in model.requests for report in request.reports)
+    assert '"colour":{"answers":["Blue"]}' in reports.replace(" ", "").replace("\\", "")
+    assert "It is mine" in reports
+    assert '{"action": "accept", "content": {"age": 3, "name": "Bob"}}' in reports
+
+
+async def test_the_first_answer_wins_wherever_it_is_given_and_the_end_of_input_gives_none(node: Node) -> None:
+    async with terminal(node, "run", "ask", *ASKING) as shown:
+        await shown.shows("? ")
+        shown.types("half")
+        session_id = (await node.events(types="interaction.requested"))[-1]["sessionId"]
+        assert (await baa(node, "answer", session_id, "--decision", "decline")).code == 0
+        await shown.shows('Answered elsewhere: "decline"')
+        assert await shown.ended() == 0
+        assert "completed in" in shown.screen.decode()
+    assert not (node.work / "made").exists()
+    async with terminal(node, "run", "ask", *ASKING) as shown:
+        await shown.shows("? ")
+        shown.types("\x04")
+        await shown.shows("It waits on. Answer it elsewhere: baa answer int_")
+        shown.interrupt()
+        assert await shown.ended() == 130
+
+
+async def test_a_turn_that_is_interrupted_asks_nothing_any_more(node: Node) -> None:
+    async with terminal(node, "run", "ask", *ASKING) as shown:
+        await shown.shows("? ")
+        shown.interrupt()
+        await shown.shows("Nobody asks that any more (turn_ended).")
+        assert await shown.ended() == 130
 
 
 async def test_without_a_login_it_says_which_command_logs_in(tmp_path: Path) -> None:

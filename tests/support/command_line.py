@@ -63,7 +63,10 @@ class Terminal:
 
     async def shows(self, words: str) -> None:
         """Wait until these words came."""
-        await until(lambda: words.encode() in self.screen)
+        try:
+            await until(lambda: words.encode() in self.screen)
+        except AssertionError:
+            raise AssertionError(f"the terminal never showed {words!r}:\n{self.screen!r}") from None
 
     def types(self, text: str) -> None:
         """Press keys."""

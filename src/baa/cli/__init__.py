@@ -184,6 +184,7 @@ def run_turn(
 ) -> int:
     """Give Codex one thing to do, and follow it to its end. Into a pipe goes only the answer.
 
+    What Codex asks in a terminal is asked there, and answered by a key; otherwise stderr says where to answer it.
     Ctrl-C interrupts the turn; pressed again it leaves the turn alone. The exit code: 0 completed, 1 failed,
     124 expired, 130 interrupted, 70 lost.
 
@@ -279,7 +280,7 @@ def answer_question(
     answer:
         For a question with several parts: QUESTION=ANSWER, once for each.
     content:
-        For a form: its content, as JSON.
+        For a form: its content, as JSON; for a call of a tool: what it gave, as JSON.
     """
     from baa.cli.answer import answer as give
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
-from rich.console import Console
-from rich.text import Text
 
-from baa import config as configuration
 from baa.api.errors import CannotStart
-from baa.api.interactions import AnswerInteraction, Interaction, InteractionKind
-from baa.cli.demo_show import DIFF_STYLES, command
+from baa.api.interactions import AnswerInteraction, Interaction
+from baa.cli import asking
 from baa.cli.plain import json_line, plain
-from baa.cli.remote import EX_NOINPUT, guarded
-from baa.client.sync import Codexd
+from baa.cli.questions import ACCEPT, answer_of, names_of
+from baa.cli.remote import EX_NOINPUT, ask
+from baa.client.codexd import Codexd
 
 EX_USAGE: Final = 64
 
@@ -30,52 +28,54 @@ def answer(
     config: Path | None,
     json: bool,
 ) -> int:
-    """Show what is asked, take the decision, and give it; the exit code."""
+    """Show what is asked, take the decision, and give it; the exit code. Words without a decision are a yes."""
+    told = AnswerInteraction(
+        decision=decision or ACCEPT, answers=_answers(answers), content=None if content is None else _decoded(content)
+    )
+    by_flags = decision is not None or bool(answers) or content is not None
+    person = sys.stdin.isatty() and sys.stdout.isatty() and not json
 
-    def do() -> Interaction:
-        with Codexd(configuration.load(config)) as codexd:
-            return _answered(codexd)
-
-    def _answered(codexd: Codexd) -> Interaction:
-        asked = _asked(codexd, which)
-        names = decisions(asked)
-        if decision is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
-            raise CannotStart(
-                f"Give --decision: {', '.join(names)}. What is asked: {_short(asked)}", exit_code=EX_USAGE
-            )
-        if decision is None:
-            _show(_with_changes(codexd, asked), asked)
-        chosen = _key(names) if decision is None else decision
-        given = AnswerInteraction(
-            decision=chosen, answers=_answers(answers), content=None if content is None else _decoded(content)
-        )
-        if given.answers is None and asked.kind is InteractionKind.USER_INPUT and sys.stdin.isatty():
-            given = msgspec.structs.replace(given, answers=_questions(asked))
-        if asked.turn_id is None:
-            return codexd.answer_in_session(asked.session_id, asked.interaction_id, given)
-        return codexd.answer_in_turn(asked.turn_id, asked.interaction_id, given)
+    async def do(codexd: Codexd) -> Interaction:
+        asked = await _asked(codexd, which)
+        given = told
+        try:
+            if not by_flags:
+                given = await _by_a_person(codexd, asked) if person else _nobody(asked)
+            elif person and decision == ACCEPT and not answers and content is None:
+                given = answer_of(asked.kind, ACCEPT, await asking.said_to(asked, asking.Typed()))
+        except asking.Nothing:
+            raise CannotStart("Nothing was answered: the question waits on.", exit_code=EX_USAGE) from None
+        return await asking.give(codexd, asked, given)
 
     def show(done: Interaction) -> None:
         given = "" if done.answer is None else f": {json_line(done.answer.decision)}"
         print(plain(f"{done.interaction_id} {done.status.value}{given}"))
 
-    return guarded(do, show, json=json, told=lambda done: {"interaction": done})
+    return ask(do, show, config=config, json=json, told=lambda done: {"interaction": done})
 
 
-def decisions(asked: Interaction) -> list[str]:
-    """The names of what can be decided: those of Codex's objects are their only key."""
-    return [each if isinstance(each, str) else next(iter(each), "") for each in asked.decisions]
+async def _by_a_person(codexd: Codexd, asked: Interaction) -> AnswerInteraction:
+    asking.show(asked, await asking.changes_of(codexd, asked))
+    return await asking.take(asked, asking.Typed())
 
 
-def _asked(codexd: Codexd, which: str | None) -> Interaction:
+def _nobody(asked: Interaction) -> NoReturn:
+    names = ", ".join(names_of(asked.decisions))
+    raise CannotStart(f"Give --decision: {names}. What is asked: {_short(asked)}", exit_code=EX_USAGE)
+
+
+async def _asked(codexd: Codexd, which: str | None) -> Interaction:
     """The open interaction that is meant: by its id, the one of a session or turn, or the only one there is."""
     if which is not None and which.startswith("ses_"):
-        found = list((codexd.session(which)).interactions or [])
+        found = list((await codexd.session(which)).interactions or [])
     else:
-        page = codexd.sessions(needs_answer=True, limit=1000)
-        found = [each for it in page.sessions for each in (codexd.session(it.session_id)).interactions or []]
-        if which is not None:
-            found = [each for each in found if which in (each.interaction_id, each.turn_id)]
+        page = await codexd.sessions(needs_answer=True, limit=1000)
+        found = [
+            each
+            for session in page.sessions
+            for each in (await codexd.session(session.session_id)).interactions or []
+            if which is None or which in (each.interaction_id, each.turn_id)
+        ]
     if not found:
         where = "" if which is None else f" in {which}"
         raise CannotStart(f"Codex asks nothing{where} now. See: baa session list", exit_code=EX_NOINPUT)
@@ -85,69 +85,10 @@ def _asked(codexd: Codexd, which: str | None) -> Interaction:
     return found[0]
 
 
-def _with_changes(codexd: Codexd, asked: Interaction) -> list[dict[str, Any]]:
-    """The file changes that an approval is about: they stand in the item, and not in what is asked."""
-    if asked.turn_id is None or asked.item_id is None:
-        return []
-    turn = codexd.turn(asked.turn_id)
-    for item in turn.items or []:
-        if item.item_id == asked.item_id:
-            changes: list[dict[str, Any]] = msgspec.json.decode(item.item).get("changes") or []
-            return changes
-    return []
-
-
 def _short(asked: Interaction) -> str:
     request = msgspec.json.decode(asked.request)
     what = request.get("command") or request.get("reason") or request.get("message") or ""
     return f"{asked.kind.value} {' '.join(str(what).split())[:80]}".strip()
-
-
-def _show(changes: list[dict[str, Any]], asked: Interaction) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    request: dict[str, Any] = msgspec.json.decode(asked.request)
-    console.print(Text(plain(f"Codex asks ({asked.kind.value}), until {asked.deadline_at[11:19]} UTC:"), style="bold"))
-    if request.get("reason"):
-        console.print(Text(plain(str(request["reason"]))))
-    if request.get("command"):
-        console.print(Text(plain(f"$ {command(str(request['command']))}"), style="bold"))
-        console.print(Text(plain(f"  in {request.get('cwd', '')}"), style="dim"))
-    for change in changes:
-        console.print(Text(plain(f"{change['kind']['type']} {change['path']}"), style="bold"))
-        for line in str(change.get("diff", "")).splitlines():
-            console.print(Text(plain(f"  {line}"), style=DIFF_STYLES.get(line[:1], "dim")))
-    if not request.get("command") and not changes:
-        console.print(Text(json_line(request)))
-
-
-def _key(names: list[str]) -> str:
-    """The decision that a person takes, by its number or its name."""
-    for number, name in enumerate(names, 1):
-        print(plain(f"  {number}  {name}"))
-    while True:
-        said = _line()
-        if said.isdecimal() and 1 <= int(said) <= len(names):
-            return names[int(said) - 1]
-        if said in names:
-            return said
-
-
-def _line() -> str:
-    try:
-        return input("? ").strip()
-    except EOFError:
-        raise CannotStart("Nothing was answered: the question waits on.", exit_code=EX_USAGE) from None
-
-
-def _questions(asked: Interaction) -> dict[str, str | list[str]]:
-    """A line for each question."""
-    told: dict[str, str | list[str]] = {}
-    for question in msgspec.json.decode(asked.request).get("questions", []):
-        print(plain(str(question.get("question", question.get("id")))))
-        for option in question.get("options") or []:
-            print(plain(f"  - {option.get('label', option)}"))
-        told[str(question["id"])] = _line()
-    return told
 
 
 def _answers(given: tuple[str, ...]) -> dict[str, str | list[str]] | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -24,6 +24,9 @@ from baa.client.codexd import Codexd
 from baa.client.discovery import Unreachable
 from baa.client.events import EventStream, Gap
 from baa.config import Config
+
+if TYPE_CHECKING:
+    from baa.cli.inline import Inline
 
 PURPOSE: Final = "baa run"
 EX_USAGE: Final = 64
@@ -187,15 +190,16 @@ async def _session(codexd: Codexd, asked: Asked) -> Session:
 
 async def _follow(codexd: Codexd, asked: Asked, cursor: str, turn_id: str, interrupts: Interrupts) -> None:
     """Until the turn has ended. Raises Left, and what the client does."""
-    show = _shown(asked)
     failed: BaseException | None = None
+    show, inline = _shown(codexd, asked)
     async with codexd.events(cursor) as events, asyncio.TaskGroup() as tasks:
         reading = tasks.create_task(_read(events, turn_id, show), name="events")
         ending = tasks.create_task(_interrupt(codexd, turn_id, interrupts), name="interrupt")
         leaving = tasks.create_task(interrupts.second.wait(), name="leave")
+        others = [ending, *([] if inline is None else [tasks.create_task(inline.ask_on(), name="questions")])]
         await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
         left = not reading.done()
-        for task in (reading, ending, leaving):
+        for task in (reading, leaving, *others):
             task.cancel()
         if not left:
             failed = reading.result()
@@ -236,21 +240,27 @@ async def _interrupt(codexd: Codexd, turn_id: str, interrupts: Interrupts) -> No
 # --- what is seen
 
 
-def _shown(asked: Asked) -> Callable[[Event], None]:
-    """What shows an event: to a person all that happens, in a pipe only what somebody has to do."""
+def _shown(codexd: Codexd, asked: Asked) -> tuple[Callable[[Event], None], Inline | None]:
+    """What shows an event: to a person all that happens, in a pipe only what somebody has to do. Whoever can also type
+    is asked what Codex asks.
+    """
     if not sys.stdout.isatty() or asked.json or asked.output is not None:
-        return _note_question
+        return _note_question, None
     from rich.console import Console
 
     from baa.cli.demo_show import Show
+    from baa.cli.inline import Inline
 
     show = Show(Console(highlight=False), Path(asked.cwd))
+    if sys.stdin.isatty():
+        inline = Inline(codexd, show.event)
+        return inline.event, inline
 
     def tell(event: Event) -> None:
         show.event(event)
         _note_question(event)
 
-    return tell
+    return tell, None
 
 
 def _note_question(event: Event) -> None:

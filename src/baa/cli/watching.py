@@ -295,14 +295,14 @@ def _block_of(kind: str, item: dict[str, Any], turn_id: str, *, ended: bool) -> 
             changes = [each for each in item.get("changes") or () if isinstance(each, dict)]
             names = ", ".join(_text_of(each, "path") for each in changes)
             block = Block("edit", names, state="" if not ended else _unless(item.get("status"), "completed"))
-            block.replace("\n".join(map(_diff_of, changes)))
+            block.replace("\n".join(map(diff_of, changes)))
         case _:
             words = (kind, *(_text_of(item, name) for name in ("server", "tool", "query", "status", "path")))
             block = Block("note", " ".join(word for word in words if word))
     return block
 
 
-def _diff_of(change: dict[str, Any]) -> str:
+def diff_of(change: dict[str, Any]) -> str:
     """A change as a diff; of a new or a removed file Codex tells the content alone."""
     diff, kind = _text_of(change, "diff").rstrip("\n"), change.get("kind")
     sign = {"add": "+", "delete": "-"}.get(str(kind.get("type")) if isinstance(kind, dict) else "")
