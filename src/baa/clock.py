@@ -38,5 +38,5 @@ class SystemClock:
 @lru_cache(maxsize=4)  # Thousands of deltas share a millisecond, and formatting one costs more than the rest of it.
 def rfc3339(utc_ms: int) -> str:
     """The time as RFC 3339 in UTC with milliseconds, as every time on our wire is written."""
-    moment = datetime.fromtimestamp(utc_ms / 1000, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{utc_ms % 1000:03d}Z"
+    seconds, ms = divmod(utc_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()}.{ms:03d}Z"

@@ -25,6 +25,7 @@ from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.retention import BATCH_BYTES, BATCH_EVENTS, Limits, Retention, Row, droppable
 from baa.codexd.subscriptions import Subscriptions, Wanted, read_on
+from baa.http.frames import FRAME
 from baa.sqlite import open_reader
 from tests.support.judge import folded, stored, told
 from tests.support.script import SETTINGS
@@ -427,7 +428,7 @@ async def test_a_live_reader_that_falls_below_the_cut_is_closed_with_a_code_of_i
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
-            if message.get("text", "").startswith('{"type":"events"'):
+            if b'{"type":"events"' in message.get(FRAME, b""):
                 holds.set()
                 await reads.wait()
 

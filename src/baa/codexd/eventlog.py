@@ -336,10 +336,11 @@ class EventLog:
             self._keep(stored)
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
-            self.on_events(stored)
-        for transaction, seq in told:
+        for transaction, seq in told:  # first what Codex and callers wait for
             for call in transaction.done:
                 call(seq)
+        if stored:
+            self.on_events(stored)
 
     def _keep(self, stored: list[Stored]) -> None:
         self.tail.extend(stored)

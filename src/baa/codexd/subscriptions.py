@@ -24,6 +24,7 @@ from baa.codexd import reading
 from baa.codexd.eventlog import EventLog, Stored
 from baa.codexd.request import parameters
 from baa.http.envelope import send_failure
+from baa.http.frames import FRAME, text_frame
 from baa.http.limits import Receive, Scope, Send, cut_off
 
 FRAME_EVENTS: Final = 1000
@@ -37,6 +38,14 @@ FRAME_BYTES: Final = 1 << 20
 
 SCAN_SEQS: Final = 20_000
 """Seqs that a page of the file looks through at most: what is rare in a long log is looked for in many short reads."""
+
+REST: Final = 2.0
+REST_S: Final = 0.02
+"""With several readers, they all rest after they were told something: this many times as long as the telling took, and
+so many seconds at most. Many readers cost least by fewer, larger frames."""
+
+FRAMES: Final = 8
+"""How many frames are kept for readers that come to the same place: they are together, or nearly."""
 
 UNREAD_S: Final = 20.0
 """Seconds for a reader to make room for one frame. Later it is closed: the log keeps its events for it."""
@@ -129,8 +138,14 @@ async def read_on(log: EventLog, asked: Wanted, after: int, limit: int = FRAME_E
 
 
 def _from_tail(tail: deque[Stored], asked: Wanted, after: int, limit: int) -> reading.Page:
-    # Seqs in the tail have no gaps, so the place of the first wanted one can be computed.
-    new: Iterable[Stored] = islice(tail, after + 1 - tail[0].seq, None)
+    # Seqs in the tail have no gaps, so the place of the first wanted one can be computed; a deque is walked to it from
+    # its nearer end, and who keeps up wants the last few of thousands.
+    new: Iterable[Stored]
+    count = tail[-1].seq - after
+    if count * 2 < len(tail):
+        new = reversed(list(islice(reversed(tail), count)))
+    else:
+        new = islice(tail, after + 1 - tail[0].seq, None)
     bodies: list[bytes] = []
     end, size = after, 0
     for event in new:
@@ -154,6 +169,50 @@ def events_frame(log: EventLog, after: int, page: reading.Page) -> bytes:
 
 REASONS: Final = {CLOSED_SLOW: "not reading", CLOSED_EXPIRED: "cursor_expired"}
 
+_Asked: TypeAlias = tuple[str, int, int, str | None, frozenset[str] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A frame of events, and the seq that its reader goes on from. An empty one moves the cursor alone."""
+
+    next: int
+    text: bytes
+    empty: bool
+
+
+class _Rest:
+    """The pause that all readers make together after each round of telling."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._began: float | None = None
+        self._risen: asyncio.Event | None = None
+
+    async def over(self) -> None:
+        """Wait until the pause after the last round is over; then a new round begins with this reader."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._until:
+            if self._risen is None:
+                self._risen = asyncio.Event()
+                loop.call_at(self._until, self._rise)
+            await self._risen.wait()
+        if self._began is None:
+            self._began = loop.time()
+            loop.call_soon(self._told)  # behind all readers that were woken with this one
+
+    def _rise(self) -> None:
+        assert self._risen is not None
+        self._risen.set()
+        self._risen = None
+
+    def _told(self) -> None:
+        assert self._began is not None
+        now = asyncio.get_running_loop().time()
+        self._until = now + min(REST * (now - self._began), REST_S)
+        self._began = None
+
+
 Tell: TypeAlias = Callable[[str, Cursor, bytes], Awaitable[None]]
 """Sends one frame: its type, the cursor that its reader has with it, and the frame itself."""
 
@@ -167,12 +226,15 @@ class Subscriptions:
         self._heartbeat_s = heartbeat_s
         self._unread_s = unread_s
         self.count = 0
+        self._rest = _Rest()
+        self._frames: dict[_Asked, _Frame] = {}
+        self._last_text = self._last_frame = b""
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One WebSocket, from its handshake to its end (raw ASGI; the guard was here before)."""
 
         async def tell(_: str, __: Cursor, frame: bytes) -> None:
-            await send({"type": "websocket.send", "text": frame.decode()})
+            await send({"type": "websocket.send", FRAME: self._framed(frame)})
 
         await receive()  # the handshake
         asked = await self._asked(scope, send)
@@ -231,6 +293,29 @@ class Subscriptions:
         finally:
             self.count -= 1
 
+    def _framed(self, text: bytes) -> bytes:
+        """The text as a WebSocket's frame, made once for all who are told the same."""
+        if text is not self._last_text:
+            self._last_text, self._last_frame = text, text_frame(text)
+        return self._last_frame
+
+    async def _read(self, asked: Wanted, at: int, told: int) -> _Frame:
+        """The next frame for a reader.
+
+        Readers that ask for the same from the same place share it, also those that come there a little later: they
+        then go on from the same place again.
+        """
+        key = (self._log.epoch, at, told, asked.session_id, asked.types)
+        frame = self._frames.get(key)
+        if frame is None:
+            page = await read_on(self._log, asked, at)
+            frame = _Frame(page.next, events_frame(self._log, told, page), empty=not page.bodies)
+            if self.count > 1:
+                self._frames[key] = frame
+                while len(self._frames) > FRAMES:
+                    del self._frames[next(iter(self._frames))]
+        return frame
+
     async def _pump(self, asked: Wanted, tell: Tell) -> int | None:
         """Tell what comes, until the reader must be closed (the code), or left while it was told something (None)."""
         log, at = self._log, asked.after.seq
@@ -254,14 +339,15 @@ class Subscriptions:
                 try:
                     async with asyncio.timeout_at(quiet_until):
                         await log.wait_past(at)
-                        page = await read_on(log, asked, at)
+                        if self.count > 1:
+                            await self._rest.over()
+                        found = await self._read(asked, at, told)
                 except TimeoutError:
-                    page = reading.Page([], at)
-                at = page.next
-                if page.bodies or (now() >= quiet_until and at > told):
-                    frame = events_frame(log, told, page)
+                    found = _Frame(at, events_frame(log, told, reading.Page([], at)), empty=True)
+                at = found.next
+                if not found.empty or (now() >= quiet_until and at > told):
                     told = at
-                    await send("events", frame)
+                    await send("events", found.text)
                     quiet_until = now() + self._heartbeat_s
                 elif now() >= quiet_until:
                     await send("heartbeat", msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head)))))

@@ -21,12 +21,14 @@ from typing import Any, Final
 import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 from baa.api.errors import EX_CONFIG, EX_UNAVAILABLE, CannotStart, Code, Rejected
 from baa.config import PRIVATE
 from baa.http.envelope import JSON, failure
+from baa.http.frames import FRAME
 from baa.http.guard import SECURITY_HEADERS
 from baa.http.limits import (
     ABORT,
@@ -307,6 +309,12 @@ class _WebSocket(WebSocketsSansIOProtocol):
         """Uvicorn's: it waits while more than 64 KiB are unsent, and only then writes. A close frame does not wait."""
         if message["type"] == "websocket.close":
             await self._send_close(message)
+            return
+        if FRAME in message:
+            await self.writable.wait()
+            if self.disconnected or self.close_sent:
+                raise ClientDisconnected
+            self.transport.write(message[FRAME])
             return
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
