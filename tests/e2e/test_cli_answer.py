@@ -13,6 +13,7 @@ import pytest
 from baa.scripted import Hold, Patch, Run, Say, ScriptedModel, when
 from tests.support.command_line import baa, terminal
 from tests.support.node import Node
+from tests.support.terminal import knock
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -72,6 +73,26 @@ async def test_a_question_is_answered_by_a_flag(node: Node) -> None:
     await ok(node, "turn", "show", turn_id, "--wait")
     done = await baa(node, "answer", session_id)
     assert (done.code, "asks nothing" in done.stderr) == (66, True)
+
+
+async def test_programs_get_what_the_screens_would_show(node: Node) -> None:
+    turn_id, session_id = await _asked(node)
+    other = await node.session(purpose="the other")
+    told = json.loads(await ok(node, "watch", "--json"))
+    assert [each["sessionId"] for each in told["sessions"]] == [other, session_id]
+    assert [(each["turnId"], each["status"]) for each in told["interactions"]] == [(turn_id, "open")]
+    assert told["turn"] is None, "of the newest session"
+    told = json.loads(await ok(node, "watch", session_id, "--json"))
+    assert told["turn"]["turnId"] == turn_id
+    told = json.loads((await baa(node, "watch", "ses_none", "--json")).stdout)
+    assert (told["ok"], told["error"]["code"]) == (False, "session_not_found")
+
+    given = json.loads(await ok(node, "attach", session_id, "--json"))["attachment"]
+    socket = await knock(given)
+    await socket.close()
+    assert given["sessionId"] == session_id
+    done = await baa(node, "attach", "ses_none", "--json")
+    assert (done.code, json.loads(done.stdout)["error"]["code"]) == (66, "session_not_found")
 
 
 async def test_a_question_is_shown_in_a_terminal_and_answered_by_a_key_and_nothing_of_it_acts(node: Node) -> None:

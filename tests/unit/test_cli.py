@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,40 @@ def test_a_misuse_is_told_in_plain_lines_with_its_code(arguments: tuple[str, ...
     assert told in done.stderr
     assert len(done.stderr.splitlines()) <= 2
     assert done.stderr.isascii()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--json", "upp"), "Unknown command"),
+        (("up", "--bogus", "--json"), "Unknown option: --bogus.\nSee: baa up --help"),
+        (("up", "--json", "--service", "nope"), "There is no service nope."),
+        (("run", "x", "--json", "--output", "nope"), "A turn has no field nope."),
+        (("answer", "--json", "--answer", "x"), "QUESTION=ANSWER"),
+        (("session", "show", "--json"), "requires an argument"),
+    ],
+)
+def test_a_misuse_is_told_to_programs_as_every_other_failure(arguments: tuple[str, ...], told: str) -> None:
+    done = baa(*arguments, HOME="/nowhere")
+    failure = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, failure["ok"]) == (64, "", False)
+    assert set(failure["error"]) == {"code", "message", "details"}
+    assert (failure["error"]["code"], failure["error"]["details"]) == ("usage", {})
+    assert told in failure["error"]["message"]
+
+
+@pytest.mark.parametrize("arguments", [("watch",), ("attach", "ses_a"), ("session", "list"), ("service", "check")])
+def test_what_cannot_start_is_told_to_programs(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "baa.toml").write_text("listen = 1\n")
+    done = baa(*arguments, "--json", "--config", str(tmp_path / "baa.toml"), HOME=str(tmp_path))
+    failure = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, failure["error"]["code"]) == (78, "", "cannot_start")
+    assert "listen" in failure["error"]["message"]
+
+
+def test_what_stands_after_two_dashes_is_no_option() -> None:
+    done = baa("up", "--", "--json")
+    assert (done.returncode, done.stdout) == (64, "")
 
 
 def test_an_unknown_service_is_told_which_there_are() -> None:

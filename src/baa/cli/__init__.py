@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
@@ -116,12 +117,7 @@ def restore_backup(
 
 
 @app.command(name="attach")
-def attach_terminal(
-    session: str,
-    /,
-    *,
-    config: Annotated[Path | None, Parameter(show_default=False)] = None,
-) -> int:
+def attach_terminal(session: str, /, *, config: File = None, json: Json = False) -> int:
     """Open a session in Codex's own terminal UI. Leaving it leaves the turn running.
 
     What is typed there is a turn like any other, under the node's ceiling; a question of Codex's can be answered there
@@ -133,20 +129,17 @@ def attach_terminal(
     ----------
     session:
         The session's id.
-    config:
-        The configuration file; without it BAA_CONFIG, else baa.toml in your configuration folder.
+    json:
+        Open nothing: print the one-time ticket and the socket that a terminal UI would be let in with.
     """
-    from baa.cli.attach import run
+    from baa.cli.attach import run, ticket
 
-    return run(session, config_file=config)
+    return ticket(session, config_file=config) if json else run(session, config_file=config)
 
 
 @app.command(name="watch")
 def watch_sessions(
-    session: Annotated[str | None, Parameter(show_default=False)] = None,
-    /,
-    *,
-    config: Annotated[Path | None, Parameter(show_default=False)] = None,
+    session: Annotated[str | None, Parameter(show_default=False)] = None, /, *, config: File = None, json: Json = False
 ) -> int:
     """All sessions, what each does and what waits for an answer, live; keys answer, steer and interrupt.
 
@@ -158,9 +151,13 @@ def watch_sessions(
     ----------
     session:
         The session to begin with; without it the newest.
-    config:
-        The configuration file; without it BAA_CONFIG, else baa.toml in your configuration folder.
+    json:
+        What the screen would show now, once: the sessions, what Codex asks, and the chosen one's newest turn.
     """
+    if json:
+        from baa.cli.snapshot import snapshot
+
+        return snapshot(session, config=config)
     from baa.cli.watch import run
 
     return run(config_file=config, session_id=session)
@@ -437,16 +434,21 @@ def main() -> None:
     except CycloptsError as misused:
         misused.verbose = False
         command = " ".join(("baa", *(misused.command_chain or ())))
-        code = _complain(f"{misused}\nSee: {command} --help", EX_USAGE)
+        code = _complain(CannotStart(f"{misused}\nSee: {command} --help", exit_code=EX_USAGE))
     except CannotStart as refused:
-        code = _complain(refused.message, refused.exit_code)
+        code = _complain(refused)
     except KeyboardInterrupt:
         code = SIGINT_EXIT
     sys.exit(code)
 
 
-def _complain(message: str, code: int) -> int:
-    from baa.cli.plain import plain  # not needed for --help
+def _complain(refused: CannotStart) -> int:
+    from baa.cli.plain import json_line, plain  # not needed for --help
 
-    sys.stderr.write(plain(f"baa: {message}\n"))
-    return code
+    if "--json" in itertools.takewhile(lambda each: each != "--", sys.argv[1:]):
+        from baa.cli.remote import failure
+
+        print(json_line({"ok": False, "error": failure(refused)}))
+    else:
+        sys.stderr.write(plain(f"baa: {refused.message}\n"))
+    return refused.exit_code

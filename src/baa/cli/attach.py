@@ -25,6 +25,7 @@ from baa import codex
 from baa import config as configuration
 from baa.api.answers import Attachment
 from baa.api.errors import EX_UNAVAILABLE, BaaError, CannotStart, Unavailable
+from baa.cli.remote import ask
 from baa.client.codexd import Codexd
 from baa.client.discovery import Unreachable
 from baa.client.pauses import pauses
@@ -58,6 +59,15 @@ def run(session_id: str, *, config_file: Path | None = None, arguments: tuple[st
     except codex.NoProgram as missing:
         raise CannotStart(str(missing), exit_code=EX_UNAVAILABLE) from None
     return asyncio.run(_attach(config, program, session_id, arguments))
+
+
+def ticket(session_id: str, *, config_file: Path | None = None) -> int:
+    """Print what a terminal UI would be let in with, once, as JSON; the exit code."""
+
+    async def do(codexd: Codexd) -> Attachment:
+        return await codexd.attach(session_id)
+
+    return ask(do, lambda _: None, config=config_file, json=True, told=lambda given: {"attachment": given})
 
 
 async def _attach(config: Config, program: Path, session_id: str, arguments: tuple[str, ...]) -> int:

@@ -106,12 +106,6 @@ def _held(manifest: dict[str, Any]) -> str:
 
 
 def _told(do: Callable[[], dict[str, Any]], as_json: bool, say: Callable[[dict[str, Any]], str]) -> int:
-    try:
-        did = do()
-    except CannotStart as refused:
-        if not as_json:
-            raise
-        print(msgspec.json.encode({"ok": False, "error": refused.message}).decode())
-        return refused.exit_code
+    did = do()  # a refusal is told as every other one, by main
     print(msgspec.json.encode({"ok": True, **did}).decode() if as_json else plain(say(did)))
     return 0

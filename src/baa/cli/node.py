@@ -14,6 +14,7 @@ from baa.api.errors import EX_UNAVAILABLE, CannotStart
 from baa.cli import lines
 from baa.cli.options import File, Json
 from baa.cli.plain import plain
+from baa.cli.remote import failure
 from baa.cli.service import All, Chosen, ControlBase, DryRun, Names, operator
 from baa.http.tokens import ensure_tokens
 from baa.runtime import checks, verify
@@ -95,7 +96,7 @@ def install(
     except CannotStart as refused:
         if not json:
             raise
-        print(msgspec.json.encode({"ok": False, "steps": steps, "error": refused.message}).decode())
+        print(msgspec.json.encode({"ok": False, "steps": steps, "error": failure(refused)}).decode())
         return refused.exit_code
     if dry_run:
         if json:

@@ -16,6 +16,7 @@ from baa.config import Config
 
 T = TypeVar("T")
 
+EX_USAGE: Final = 64
 EX_DATAERR: Final = 65
 EX_NOINPUT: Final = 66
 EX_SOFTWARE: Final = 70
@@ -87,4 +88,8 @@ def failure(error: BaaError | Unreachable | CannotStart) -> dict[str, Any]:
     """An error for programs."""
     if isinstance(error, BaaError):
         return {"code": error.code, "message": error.message, "details": dict(error.details)}
-    return {"code": "unreachable" if isinstance(error, Unreachable) else "cannot_start", "message": error.message}
+    if isinstance(error, Unreachable):
+        code = "unreachable"
+    else:
+        code = "usage" if error.exit_code == EX_USAGE else "cannot_start"
+    return {"code": code, "message": error.message, "details": {}}

@@ -16,6 +16,7 @@ from baa.api.errors import CannotStart
 from baa.cli import lines, service_log
 from baa.cli.options import File, Json
 from baa.cli.plain import plain
+from baa.cli.remote import failure
 from baa.client.discovery import address_of
 from baa.config import Config
 from baa.runtime import services as described
@@ -95,7 +96,7 @@ def _operate(deed: Deed, chosen: Chosen, *, as_json: bool, dry_run: bool) -> int
     except CannotStart as refused:
         if not as_json:
             raise
-        print(msgspec.json.encode({"ok": False, "steps": steps, "error": refused.message}).decode())
+        print(msgspec.json.encode({"ok": False, "steps": steps, "error": failure(refused)}).decode())
         return refused.exit_code
     if as_json:
         print(msgspec.json.encode({"ok": True, "steps": steps}).decode())
