@@ -51,7 +51,7 @@ class Fleet:
         """Another program's engine."""
         machine = self.machine
         engine = await open_engine(
-            self.url, clock=machine, now_ms=lambda: machine.now, boot_id=lambda: machine.boot, patience_ms=5000
+            self.url, clock=machine, now_ms=lambda: machine.now, boot_id=lambda: machine.boot, patience_ms=30_000
         )
         self._stack.push_async_callback(engine.close)
         if not self._opened:

@@ -165,13 +165,15 @@ class PostgreSQL:
         """SIGSTOP to every process of it: connections stand, nothing answers."""
         postmaster = psutil.Process(self.pid)
         for process in (postmaster, *postmaster.children(recursive=True)):
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):  # one that just ended
+                process.suspend()
 
     def thaw(self) -> None:
         """The end of `freeze`."""
         postmaster = psutil.Process(self.pid)
         for process in (*postmaster.children(recursive=True), postmaster):
-            process.resume()
+            with suppress(psutil.NoSuchProcess):  # one that just ended
+                process.resume()
 
     def _initialise(self) -> None:
         secret = self.folder / "password"

@@ -37,8 +37,8 @@ THREADS: Final = 4
 _COLLISIONS: Final = ("40001", "40P01")
 """PostgreSQL's codes for transactions that met: it undid this one, and wants it again."""
 
-_LIVE: Final = ("57", "08", "53", "55")
-"""The classes of PostgreSQL's codes that say: not now."""
+_NOT_NOW: Final = ("08", "25P03", "53", "55", "57")
+"""PostgreSQL's codes begin so where the server was away or full, or let go of a program that was frozen."""
 
 
 class EngineFailed(Exception):
@@ -228,7 +228,7 @@ def failed(error: Exception) -> EngineFailed:
     words = " ".join(str(origin).split())
     state = getattr(origin, "sqlstate", None) or ""
     away = isinstance(error, (exc.OperationalError, exc.TimeoutError, exc.InterfaceError, OSError))
-    passing = away and "no such" not in words if not state else state.startswith(_LIVE)
+    passing = away and "no such" not in words if not state else state.startswith(_NOT_NOW)
     return EngineFailed(words or type(origin).__name__, passing=passing)
 
 

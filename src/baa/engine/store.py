@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from baa.api.conductor import Node, NodeState
-from baa.api.errors import EX_CONFIG, CannotStart
+from baa.api.errors import EX_CONFIG, EX_UNAVAILABLE, CannotStart
 from baa.api.tasks import Attempt, AttemptState, Evidence, QueueEvent, SubmitTask, Task, TaskState
 from baa.clock import Clock, SystemClock
 from baa.engine import attempts, boot, events, leading, leases, nodes, schema, tasks
@@ -314,7 +314,8 @@ async def open_engine(
     """The engine in a file (a path, or `sqlite:///PATH`), made if missing, or on a server (`postgresql://…`).
 
     `now_ms` and `boot_id` are the file's clock. `patience_ms`: how long a worker's writes are tried again while the
-    database is away. Raises CannotStart: 74 when the database cannot be opened, 78 when a newer release made it.
+    database is away. Raises CannotStart: 74 or 69 when the file or the server cannot be opened, 78 when a newer
+    release made it.
     """
     url = str(place)
     postgres = url.startswith("postgresql")
@@ -325,8 +326,12 @@ async def open_engine(
         else:
             path = Path("/" + url.removeprefix("sqlite://").lstrip("/")) if url.startswith("sqlite://") else Path(place)
             opened = open_sqlite(path, now_ms, boot_id)
-        with opened.begin() as connection:
-            schema.prepare(connection)
+        try:
+            with opened.begin() as connection:
+                schema.prepare(connection)
+        except BaseException:  # boundary: the caller gets it, and no connection is left open
+            opened.dispose()
+            raise
         return opened
 
     threads = ThreadPoolExecutor(THREADS if postgres else 1, thread_name_prefix="engine")
@@ -334,7 +339,11 @@ async def open_engine(
     try:
         opened = await asyncio.get_running_loop().run_in_executor(threads, work)
     except schema.NewerSchema as newer:
+        threads.shutdown(wait=False)
         raise CannotStart(f"{shown}: {newer}. Install that release again.", exit_code=EX_CONFIG) from None
     except (exc.SQLAlchemyError, OSError) as error:
-        raise CannotStart(f"{shown} cannot be opened: {failed(error)}", exit_code=EX_IOERR) from error
+        threads.shutdown(wait=False)
+        raise CannotStart(
+            f"{shown} cannot be opened: {failed(error)}", exit_code=EX_UNAVAILABLE if postgres else EX_IOERR
+        ) from error
     return Engine(Database(opened, threads, clock or SystemClock(), events.number), patience_ms)
