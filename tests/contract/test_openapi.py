@@ -44,6 +44,8 @@ UNSEEN: Final = {
     "internal_error": "it would be a mistake of ours",
     "starting": "codexd would have to hang",
     "overloaded": "it takes a thousand commands at once, or a thousand waiting turns",
+    "request_timeout": "it takes longer than a test may wait; test_slow.py has it",
+    "too_many_connections": "it takes as many; test_slow.py has it",
     "storage_full": "the disk would have to be full",
     "codex_failed": "Codex would have to answer what it never does",
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 from baa.http.guard import SECURITY_HEADERS, Access, Guard, loopback_hosts
 from baa.http.keyring import Keyring
-from baa.http.limits import Receive, Scope, Send
+from baa.http.limits import ALLOWED, Allowance, Receive, Scope, Send
 from baa.http.serve import HttpServer, bind
 from baa.http.tokens import Tokens
 
@@ -43,6 +43,7 @@ class House:
     sock: socket.socket
     on_websocket: Callable[[Receive, Send], Awaitable[None]] | None = None
     ping_seconds: float = 20
+    allowance: Allowance = ALLOWED
     reached: list[str] = field(default_factory=list)
     polling: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -56,7 +57,14 @@ class House:
             routes=lambda kind, method, path: ROUTES.get((kind, method, path)),
             tokens=Keyring({"read": TOKENS.read, "drive": TOKENS.drive}),
         )
-        self.server = HttpServer(self.guard, self.sock, grace_seconds=0.2, ping_seconds=self.ping_seconds)
+        self.server = HttpServer(
+            self.guard,
+            self.sock,
+            grace_seconds=0.2,
+            ping_seconds=self.ping_seconds,
+            allowance=self.allowance,
+            refused=self.guard.refused,
+        )
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.reached.append(scope["path"])
@@ -106,9 +114,12 @@ class House:
 
 @asynccontextmanager
 async def serving(
-    on_websocket: Callable[[Receive, Send], Awaitable[None]] | None = None, *, ping_seconds: float = 20
+    on_websocket: Callable[[Receive, Send], Awaitable[None]] | None = None,
+    *,
+    ping_seconds: float = 20,
+    allowance: Allowance = ALLOWED,
 ) -> AsyncIterator[House]:
-    house = House(bind("127.0.0.1", 0), on_websocket, ping_seconds)
+    house = House(bind("127.0.0.1", 0), on_websocket, ping_seconds, allowance)
     async with asyncio.TaskGroup() as group:
         group.create_task(house.server.serve(), name="server")
         async with asyncio.timeout(5):

@@ -38,7 +38,7 @@ def samples(page: str) -> dict[tuple[str, str], int]:
 
 
 def test_every_figure_is_told() -> None:
-    page = text(metrics(STATUS, waiting=13, waits=15, counted={"late_turn": 14}))
+    page = text(metrics(STATUS, waiting=13, waits=15, counted={"late_turn": 14}, refused={"wrong_host": 16}))
     states = {("codexd_child_state", state.value): int(state is ChildState.READY) for state in ChildState}
     assert samples(page) == states | {
         ("codexd_info", "1.2"): 1,
@@ -55,11 +55,12 @@ def test_every_figure_is_told() -> None:
         ("codexd_inbox", ""): 13,
         ("codexd_waits", ""): 15,
         ("codexd_uneventful_total", "late_turn"): 14,
+        ("codexd_refused_total", "wrong_host"): 16,
     }
 
 
 def test_every_metric_says_what_it_is_before_its_samples() -> None:
-    page = text(metrics(STATUS, waiting=0, waits=0, counted={}))
+    page = text(metrics(STATUS, waiting=0, waits=0, counted={}, refused={}))
     assert page.endswith("\n")
     told: set[str] = set()
     for line in page.splitlines():
@@ -75,5 +76,5 @@ def test_every_metric_says_what_it_is_before_its_samples() -> None:
 
 
 def test_what_was_counted_cannot_break_a_line() -> None:
-    page = text(metrics(STATUS, waiting=0, waits=0, counted={'a "b"\n\\c': 1}))
+    page = text(metrics(STATUS, waiting=0, waits=0, counted={'a "b"\n\\c': 1}, refused={}))
     assert 'codexd_uneventful_total{why="a \\"b\\"\\n\\\\c"} 1' in page.splitlines()

@@ -94,7 +94,7 @@ async def routes(folder: Path) -> RouteTable:
         attaching = Attaching(
             loop, daemon.commands, policy, clock=clock, path=folder / "attach.sock", codex_home=folder
         )
-        return http.application(daemon, policy, attaching, EVENTS)[1]
+        return http.application(daemon, policy, attaching, EVENTS, {})[1]
     finally:
         log.close()
 

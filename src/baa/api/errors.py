@@ -33,6 +33,7 @@ class Code(StrEnum):
     TASK_NOT_FOUND = "task_not_found"
     NODE_NOT_FOUND = "node_not_found"
     UNKNOWN_ROUTE = "unknown_route"
+    REQUEST_TIMEOUT = "request_timeout"
     TURN_IN_PROGRESS = "turn_in_progress"
     TURN_NOT_RUNNING = "turn_not_running"
     TURN_ENDED = "turn_ended"
@@ -55,6 +56,7 @@ class Code(StrEnum):
     CODEXD_UNAVAILABLE = "codexd_unavailable"
     NOT_READY = "not_ready"
     CODEX_NOT_LOGGED_IN = "codex_not_logged_in"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
     DRAINING = "draining"
     STARTING = "starting"
     STORAGE_FULL = "storage_full"
@@ -74,6 +76,7 @@ STATUS: Final[Mapping[Code, int]] = {
     Code.TASK_NOT_FOUND: 404,
     Code.NODE_NOT_FOUND: 404,
     Code.UNKNOWN_ROUTE: 404,
+    Code.REQUEST_TIMEOUT: 408,
     Code.TURN_IN_PROGRESS: 409,
     Code.TURN_NOT_RUNNING: 409,
     Code.TURN_ENDED: 409,
@@ -96,6 +99,7 @@ STATUS: Final[Mapping[Code, int]] = {
     Code.CODEXD_UNAVAILABLE: 503,
     Code.NOT_READY: 503,
     Code.CODEX_NOT_LOGGED_IN: 503,
+    Code.TOO_MANY_CONNECTIONS: 503,
     Code.DRAINING: 503,
     Code.STARTING: 503,
     Code.STORAGE_FULL: 507,

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -198,12 +199,13 @@ async def _serve(
         path=config.state_dir / "attach.sock",
         codex_home=config.codex_home,
     )
-    app, routes = http.application(daemon, policy, attaching, config.event_stream_path)
+    refused: Counter[str] = Counter()
+    app, routes = http.application(daemon, policy, attaching, config.event_stream_path, refused)
     hosts = loopback_hosts(sock.getsockname()[1]) | set(config.allowed_hosts)
     ensure_tokens(config.tokens_dir)
     tokens = TokenFiles(config.tokens_dir)
-    guard = Guard(app, program="codexd", allowed_hosts=hosts, routes=routes, tokens=tokens)
-    server = serve.HttpServer(guard, sock)
+    guard = Guard(app, program="codexd", allowed_hosts=hosts, routes=routes, tokens=tokens, refused=refused)
+    server = serve.HttpServer(guard, sock, refused=refused)
     async with attaching.serving(), asyncio.TaskGroup() as tasks:
         child = tasks.create_task(_look_after_child(daemon, left), name="supervisor")
         # So that nobody is answered before it is known if there is a Codex; reads do not wait for space.

@@ -6,6 +6,7 @@ becomes an answer in one place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -32,12 +33,14 @@ from baa.http.routes import OPT, RouteTable
 _log = structlog.get_logger("http")
 
 
-def application(daemon: Daemon, policy: Policy, attaching: Attaching, events_path: str) -> tuple[App, RouteTable]:
-    """The ASGI application of codexd, and its routes for the guard."""
+def application(
+    daemon: Daemon, policy: Policy, attaching: Attaching, events_path: str, refused: Mapping[str, int]
+) -> tuple[App, RouteTable]:
+    """The ASGI application of codexd, and its routes for the guard. `refused`: what was refused before it, by code."""
     litestar = Litestar(
         route_handlers=[
             *_about_itself(daemon),
-            *_described(daemon, events_path),
+            *_described(daemon, events_path, refused),
             *http_sessions.routes(daemon, policy),
             http_sessions.attach(daemon, attaching),
             *http_turns.routes(daemon, policy),
@@ -111,7 +114,7 @@ def _about_itself(daemon: Daemon) -> list[Any]:
     return [healthz, status, announce_handover, drain, restart_child, back_up]
 
 
-def _described(daemon: Daemon, events_path: str) -> list[Any]:
+def _described(daemon: Daemon, events_path: str, refused: Mapping[str, int]) -> list[Any]:
     document = msgspec.json.encode(openapi.document(events_path))
 
     @get("/openapi.json", opt={OPT: "read"})
@@ -121,7 +124,9 @@ def _described(daemon: Daemon, events_path: str) -> list[Any]:
     @get("/metrics", opt={OPT: "read"})
     async def measure() -> Response[bytes]:
         loop, waits = daemon.loop, daemon.patience.count
-        told = metrics.metrics(daemon.status(), waiting=loop.waiting, waits=waits, counted=loop.counted)
+        told = metrics.metrics(
+            daemon.status(), waiting=loop.waiting, waits=waits, counted=loop.counted, refused=refused
+        )
         return Response(metrics.text(told).encode(), media_type=metrics.MEDIA_TYPE)
 
     return [describe, measure]

@@ -1,4 +1,4 @@
-"""codexd's figures in Prometheus' text format. Pure: they are read off the status and two counters."""
+"""codexd's figures in Prometheus' text format. Pure: they are read off the status and the counters."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ class Metric:
     label: str = field(default="")
 
 
-def metrics(status: Status, *, waiting: int, waits: int, counted: Mapping[str, int]) -> tuple[Metric, ...]:
+def metrics(
+    status: Status, *, waiting: int, waits: int, counted: Mapping[str, int], refused: Mapping[str, int]
+) -> tuple[Metric, ...]:
     """The figures.
 
     `waiting` commands are not decided yet; `waits` answers wait for something (`waitMs`); `counted` messages changed
-    nothing, by why.
+    nothing, by why; `refused` requests never reached the application, by their error's code.
     """
     child, counts, log = status.child, status.counts, status.log
     states = {state.value: int(state is child.state) for state in ChildState}
@@ -55,6 +57,13 @@ def metrics(status: Status, *, waiting: int, waits: int, counted: Mapping[str, i
             "Messages that changed nothing since codexd started, by why.",
             dict(sorted(counted.items())),
             "why",
+        ),
+        Metric(
+            "codexd_refused_total",
+            "counter",
+            "Requests and handshakes refused at the door since codexd started, by code.",
+            dict(sorted(refused.items())),
+            "code",
         ),
     )
 

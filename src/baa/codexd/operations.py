@@ -125,6 +125,8 @@ ENDS: Final = (*READS_BODY, *TAKES, Code.TURN_NOT_FOUND, Code.TURN_ENDED)
 
 OF_EVERY_ROUTE: Final = (
     Code.MALFORMED_REQUEST,
+    Code.REQUEST_TIMEOUT,
+    Code.TOO_MANY_CONNECTIONS,
     Code.WRONG_HOST,
     Code.ORIGIN_REFUSED,
     Code.TOO_LARGE,
@@ -150,6 +152,7 @@ ABOUT: Final[dict[Code, str]] = {
     Code.INTERACTION_NOT_FOUND: "there is no such interaction in this turn or session",
     Code.THREAD_NOT_FOUND: "codexd's CODEX_HOME has no such thread stored",
     Code.UNKNOWN_ROUTE: "there is no such path, or not with this method",
+    Code.REQUEST_TIMEOUT: "the head did not come within 5 s, or the body within 15 s",
     Code.TURN_IN_PROGRESS: "a turn of the session has not ended: `details.turnId`",
     Code.TURN_NOT_RUNNING: "the turn cannot be steered, for it waits, or it is ending: `details.turnId`",
     Code.TURN_ENDED: "the turn has ended: `details.status`",
@@ -168,6 +171,7 @@ ABOUT: Final[dict[Code, str]] = {
     Code.CODEX_FAILED: "Codex gave an error, or none of the answers that it could give",
     Code.CHILD_UNAVAILABLE: "Codex does not run on this node; the status says why",
     Code.CODEX_NOT_LOGGED_IN: "Codex needs a login and has none",
+    Code.TOO_MANY_CONNECTIONS: "more than 256 connections are open; `GET /healthz` is answered all the same",
     Code.DRAINING: "codexd stops, or takes nothing new",
     Code.STARTING: "codexd makes no progress",
     Code.STORAGE_FULL: "the disk takes no more: free some space",

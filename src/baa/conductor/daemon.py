@@ -60,7 +60,7 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
         app, routes = http.application(conductor, tokens)
         hosts = loopback_hosts(sock.getsockname()[1]) | set(config.allowed_hosts)
         guard = Guard(app, program="conductor", allowed_hosts=hosts, routes=routes, tokens=tokens)
-        server = serve.HttpServer(guard, sock)
+        server = serve.HttpServer(guard, sock, refused=guard.refused)
         address = serve.base_url(sock)
         await leader.try_once()  # so that the first answer of /rolez is a true one
         async with asyncio.TaskGroup() as tasks:

@@ -52,7 +52,7 @@ def loopback_hosts(port: int) -> frozenset[str]:
 class Guard:
     """`app` behind the checks. Made after the bind, for `allowed_hosts` name the real port.
 
-    `refused` counts refusals by code.
+    `refused` counts refusals by code, together with others that count there.
     """
 
     def __init__(
@@ -64,9 +64,10 @@ class Guard:
         routes: Routes,
         tokens: Keyring,
         has_pages: bool = False,
+        refused: Counter[str] | None = None,
     ) -> None:
         """Without a token in `tokens`, only open routes can be used. `has_pages`: our page may be looked at again."""
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter() if refused is None else refused
         self._app = app
         self._program = program
         self._hosts = frozenset(host.lower() for host in allowed_hosts)

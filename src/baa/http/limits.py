@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from baa.api.errors import Code, Rejected
@@ -20,6 +21,26 @@ MAX_HEAD_BYTES: Final = 16 * 1024  # Request line and header fields together; ou
 MAX_HEADER_FIELDS: Final = 64
 MAX_HEAD_LINE_BYTES: Final = 8000  # The WebSocket parser behind the HTTP one hangs at 8192.
 MAX_WS_MESSAGE_BYTES: Final = 64 * 1024  # Clients only ever send small control frames.
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What clients may take of our time and room. Seconds are those of the whole, however it trickles.
+
+    `head_s` from the connection, or from the first byte of a later request; `body_s` from the end of the head;
+    `handshake_s` for our own part of a WebSocket's; `idle_s` between two requests, and for taking a part of an answer.
+    Of `connections` more than that only `/healthz` is answered; above `spare` more, who kept us waiting longest goes.
+    """
+
+    head_s: float = 5.0
+    body_s: float = 15.0
+    handshake_s: float = 10.0
+    idle_s: float = 30.0
+    connections: int = 256
+    spare: int = 32
+
+
+ALLOWED: Final = Allowance()
 
 ABORT: Final = "baa.abort"
 """The extension of a request's scope that ends its connection at once, whatever of the answer is unsent."""

@@ -1,67 +1,27 @@
-"""Sockets and uvicorn: bind to loopback or refuse, then serve one application until told to stop.
-
-uvicorn's protocols are used as they are but for the gaps below, each of which a contract test holds open to view:
-
-- it limits neither the size nor the number of header fields, and does not tell the application an absolute target;
-- a WebSocket handshake that its second parser refuses gets no answer, or one that quotes the request;
-- a subscriber that stops reading can be neither told nor cut off, and holds its connection for ever: a WebSocket's as
-  much as a stream's in an answer.
-"""
+"""Sockets and uvicorn: bind to loopback or refuse, then serve one application until told to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import ipaddress
-import re
 import socket
+from collections import Counter
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-from baa.api.errors import EX_CONFIG, EX_UNAVAILABLE, CannotStart, Code, Rejected
+from baa.api.errors import EX_CONFIG, EX_UNAVAILABLE, CannotStart
 from baa.config import PRIVATE
-from baa.http.envelope import JSON, failure
-from baa.http.frames import FRAME
-from baa.http.guard import SECURITY_HEADERS
-from baa.http.limits import (
-    ABORT,
-    MAX_HEAD_BYTES,
-    MAX_HEAD_LINE_BYTES,
-    MAX_HEADER_FIELDS,
-    MAX_WS_MESSAGE_BYTES,
-    App,
-    Receive,
-    Scope,
-    Send,
-)
+from baa.http.connections import Http, WebSocket
+from baa.http.limits import ALLOWED, MAX_WS_MESSAGE_BYTES, Allowance, App, Receive, Scope, Send
 
 BACKLOG: Final = 256
 SEND_BUFFER_BYTES: Final = 256 * 1024  # Linux would let 4 MiB of old events pile up before a slow reader is felt.
 GRACE_SECONDS: Final = 3.0  # For answers under way at a stop, and for a WebSocket's client to take its last frames.
-IDLE_SECONDS: Final = 30  # Between two requests on one connection.
 PING_SECONDS: Final = 20.0
-
-_MALFORMED: Final = failure(
-    Rejected(Code.MALFORMED_REQUEST, "This is not a request that can be answered. Send HTTP/1.1.")
-)
-_MALFORMED_ANSWER: Final = b"".join(
-    [
-        b"HTTP/1.1 400 Bad Request\r\n",
-        *(name + b": " + value + b"\r\n" for name, value in SECURITY_HEADERS),
-        b"content-type: " + JSON + b"\r\n",
-        b"content-length: " + str(len(_MALFORMED)).encode() + b"\r\n",
-        b"connection: close\r\n\r\n",
-        _MALFORMED,
-    ]
-)
-_WS_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
 def bind(host: str, port: int, *, beyond_loopback: bool = False) -> socket.socket:
@@ -137,13 +97,18 @@ class HttpServer:
         *,
         grace_seconds: float = GRACE_SECONDS,
         ping_seconds: float = PING_SECONDS,
+        allowance: Allowance = ALLOWED,
+        refused: Counter[str] | None = None,
     ) -> None:
+        """`refused`: where what is refused before the application is counted, by its code."""
         self.started = asyncio.Event()
         self._stopping = asyncio.Event()
         self._app = app
         self._sock = sock
         self._grace_seconds = grace_seconds
         self._ping_seconds = ping_seconds
+        self._allowance = allowance
+        self._refused: Counter[str] = Counter() if refused is None else refused
         self._state = ServerState()
 
     @property
@@ -157,10 +122,12 @@ class HttpServer:
 
     async def serve(self) -> None:
         """Serve until `stop`, or until cancelled; nothing is open afterwards."""
+        allowance = self._allowance
+        websocket = partial(WebSocket, grace_seconds=self._grace_seconds, handshake_seconds=allowance.handshake_s)
         config = uvicorn.Config(
             self._run_app,
-            http=_Http,
-            ws=partial(_WebSocket, grace_seconds=self._grace_seconds),  # type: ignore[arg-type]
+            http=Http,
+            ws=websocket,  # type: ignore[arg-type]
             ws_max_size=MAX_WS_MESSAGE_BYTES,
             ws_ping_interval=self._ping_seconds,
             ws_ping_timeout=self._ping_seconds,
@@ -173,12 +140,18 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             date_header=False,
-            timeout_keep_alive=IDLE_SECONDS,
+            timeout_keep_alive=allowance.idle_s,  # type: ignore[arg-type]
         )
         config.load()
 
         def connection() -> asyncio.Protocol:
-            return _Http(config=config, server_state=self._state, app_state={})
+            return Http(
+                allowance=allowance,
+                refused=self._refused,
+                config=config,
+                server_state=self._state,
+                app_state={},
+            )
 
         listener = await asyncio.get_running_loop().create_server(connection, sock=self._sock, backlog=BACKLOG)
         try:
@@ -210,129 +183,3 @@ class HttpServer:
                 task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=self._grace_seconds)
-
-
-class _Http(HttpToolsProtocol):
-    """One connection; counts its request heads before they can cost much, and refuses what no client of ours sends."""
-
-    _in_head = True
-    _unused_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Uvicorn's, but what the parser keeps without telling (half a head, a trailer without end) is limited."""
-        self._unused_bytes += len(data)
-        super().data_received(data)
-        if self._unused_bytes > MAX_HEAD_BYTES:
-            self.send_400_response("")
-
-    def on_message_begin(self) -> None:
-        """Uvicorn's, and a way for the application to end the connection."""
-        self._in_head = True
-        super().on_message_begin()
-        self.scope["extensions"] = {ABORT: {"now": self.transport.abort}}
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Uvicorn's, but it would add a trailer to the header fields of a request that runs already."""
-        if not self._in_head:
-            raise httptools.HttpParserError("trailer")
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """Uvicorn's, for a head that passes."""
-        self._in_head = False
-        self._unused_bytes = 0
-        self._check_head()
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Uvicorn's."""
-        self._unused_bytes = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Uvicorn's."""
-        self._unused_bytes = 0
-        super().on_message_complete()
-
-    def _check_head(self) -> None:
-        """Raise through the parser, which makes it a 400."""
-        lines = [len(self.url), *(len(name) + len(value) + 4 for name, value in self.headers)]
-        if sum(lines) > MAX_HEAD_BYTES or max(lines) > MAX_HEAD_LINE_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
-            raise httptools.HttpParserError("head too large")
-        fields: dict[bytes, list[bytes]] = {}
-        for name, value in self.headers:
-            fields.setdefault(name, []).append(value)
-        if fields.get(b"transfer-encoding", [b"chunked"]) != [b"chunked"]:
-            raise httptools.HttpParserError("transfer encoding")
-        if self.parser.should_upgrade() and self._should_upgrade() and not self._is_handshake(fields):
-            raise httptools.HttpParserError("handshake")
-        if not self.url.startswith((b"/", b"*")):
-            # RFC 9112 §3.2.2: the target's authority stands for Host. The guard is shown both, and refuses two.
-            authority = self.url.partition(b"://")[2].partition(b"/")[0]
-            if fields.get(b"host") != [authority]:
-                self.headers.append((b"host", authority))
-
-    def _is_handshake(self, fields: dict[bytes, list[bytes]]) -> bool:
-        """What uvicorn's second parser, for WebSockets, takes too: a handshake that only the first takes would hang."""
-        key = fields.get(b"sec-websocket-key", [])
-        return (
-            self.parser.get_method() == b"GET"
-            and self.parser.get_http_version() == "1.1"
-            and self.url.startswith(b"/")
-            and fields.get(b"sec-websocket-version") == [b"13"]
-            and len(key) == 1
-            and _WS_KEY.fullmatch(key[0]) is not None
-            and not fields.keys() & {b"content-length", b"transfer-encoding"}
-        )
-
-    def send_400_response(self, msg: str) -> None:
-        """The answer to what cannot be read, in our envelope."""
-        if not self.transport.is_closing():
-            self.transport.write(_MALFORMED_ANSWER)
-            self.transport.close()
-
-
-class _WebSocket(WebSocketsSansIOProtocol):
-    """One WebSocket that can be refused quietly, and cut off when its client does not read."""
-
-    def __init__(self, *, grace_seconds: float, **uvicorns: Any) -> None:
-        super().__init__(**uvicorns)
-        self._grace_seconds = grace_seconds
-
-    async def run_asgi(self) -> None:
-        """Uvicorn's, but a client that does not take its last frames is not waited for without end."""
-        await super().run_asgi()
-        if not self.disconnected:
-            self.loop.call_later(self._grace_seconds, self.transport.abort)
-
-    async def send(self, message: Any) -> None:
-        """Uvicorn's: it waits while more than 64 KiB are unsent, and only then writes. A close frame does not wait."""
-        if message["type"] == "websocket.close":
-            await self._send_close(message)
-            return
-        if FRAME in message:
-            await self.writable.wait()
-            if self.disconnected or self.close_sent:
-                raise ClientDisconnected
-            self.transport.write(message[FRAME])
-            return
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and self.close_sent:
-            self.handshake_complete = True  # Answered by a status: else uvicorn logs every refusal as a fault.
-
-    async def _send_close(self, message: Any) -> None:
-        """Queue the frame behind what waits: if nobody reads there is never room, yet who reads again must find it."""
-        full = not self.writable.is_set()
-        self.writable.set()
-        try:
-            await super().send(message)
-        finally:
-            if full and not self.disconnected:
-                self.writable.clear()
-
-    def keepalive_timeout(self) -> None:
-        """No pong: the client is gone or reads nothing, so what is queued will never leave."""
-        dead = not (self.close_sent or self.transport.is_closing())
-        super().keepalive_timeout()
-        if dead:
-            self.transport.abort()

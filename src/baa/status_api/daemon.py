@@ -45,7 +45,7 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
     hosts = _hosts(sock) | set(config.allowed_hosts)
     tokens = TokenFiles(config.tokens_dir, ("read",))  # none of its routes asks for one; but it proves that it is ours
     guard = Guard(app, program="status-api", allowed_hosts=hosts, routes=routes, tokens=tokens, has_pages=True)
-    server = serve.HttpServer(guard, sock)
+    server = serve.HttpServer(guard, sock, refused=guard.refused)
     address = serve.base_url(sock)
     async with asyncio.TaskGroup() as tasks:
         looking = tasks.create_task(watch.run(), name="watch")
