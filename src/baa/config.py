@@ -106,6 +106,7 @@ class WorkerFile(Struct, frozen=True, forbid_unknown_fields=True):
     """The table `[worker]`; each key is also a variable, `BAA_WORKER_` and the key in capitals."""
 
     slots: int = 2
+    node_ttl_ms: int = 15_000
     worktrees: str = WORKTREES
 
 
@@ -137,11 +138,12 @@ class Config(Struct, frozen=True, kw_only=True):
 
     home: Path
     node_id: str
-    engine_file: Path
+    engine_url: str
     control_api_base: str
     conductor_address: Address
     status_api_address: Address
     worker_slots: int
+    node_ttl_ms: int
     worker_worktrees: str
     address: Address
     allowed_hosts: tuple[str, ...]
@@ -168,6 +170,19 @@ class Config(Struct, frozen=True, kw_only=True):
     def endpoint_file(self) -> Path:
         """What clients read to find the programs of this node."""
         return self.home / "state" / "endpoint.json"
+
+    @property
+    def engine_file(self) -> Path | None:
+        """The file of the engine's database; None where it is on a server."""
+        return Path(self.engine_url.removeprefix("sqlite://")) if self.engine_url.startswith("sqlite://") else None
+
+    @property
+    def engine_place(self) -> str:
+        """The engine's database in words, without what is secret."""
+        file = self.engine_file
+        if file is not None:
+            return f"The engine's file {file.name}"
+        return f"The engine's database at {urlsplit(self.engine_url).hostname}"
 
     @property
     def tokens_dir(self) -> Path:
@@ -270,16 +285,19 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         raise CannotStart("watch_ms and answer_ms are milliseconds: 1 or more. A child that hangs must be found.")
     if min(codexd.child_soft_mib, codexd.child_hard_mib) < 0:
         raise CannotStart("child_soft_mib and child_hard_mib are MiB: 0 (no limit) or more.")
+    if file.worker.node_ttl_ms < 1000:
+        raise CannotStart("BAA_WORKER_NODE_TTL_MS is milliseconds: 1000 or more. A heartbeat must have time to arrive.")
     if file.worker.slots < 1:
         raise CannotStart("BAA_WORKER_SLOTS must be 1 or more: how many tasks a worker runs at once.")
     return Config(
         home=home,
         node_id=_node_id(file.node_id),
-        engine_file=_engine_file(file.engine_url, home),
+        engine_url=_engine_url(file.engine_url, home),
         control_api_base=_control_api_base(file.control_api_base),
         conductor_address=loopback_address(file.conductor.local_api_base, "BAA_CONDUCTOR_LOCAL_API_BASE"),
         status_api_address=private_address(file.status_api.base, "BAA_STATUS_API_BASE"),
         worker_slots=file.worker.slots,
+        node_ttl_ms=file.worker.node_ttl_ms,
         worker_worktrees=_worktrees(file.worker.worktrees),
         address=loopback_address(codexd.local_api_base, "BAA_CODEXD_LOCAL_API_BASE"),
         allowed_hosts=tuple(file.allowed_hosts),
@@ -352,13 +370,25 @@ def _node_id(given: str) -> str:
     return given
 
 
-def _engine_file(url: str, home: Path) -> Path:
+def _engine_url(url: str, home: Path) -> str:
+    """`sqlite://` and the absolute path of a file, or a server's address as it was given."""
     if not url:
-        return home / "state" / "engine.sqlite3"
-    path = url.removeprefix("sqlite://")
-    if path == url or not path.startswith("/") or not path.strip("/"):
-        raise CannotStart(f"BAA_ENGINE_URL must be empty or sqlite:///PATH in this release, and is {url!r}.")
-    return Path("/" + path.lstrip("/"))  # some write an absolute path with four slashes
+        return f"sqlite://{home / 'state' / 'engine.sqlite3'}"
+    kind, _, rest = url.partition("://")
+    if kind == "sqlite" and rest.startswith("/") and rest.strip("/"):
+        return f"sqlite:///{rest.lstrip('/')}"  # some write an absolute path with four slashes
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname) and len(parts.path) > 1 and parts.port != 0
+    except ValueError:
+        good = False
+    if kind != "postgresql" or not good or not url.isprintable() or " " in url:
+        # The address may hold a password: it is not repeated.
+        raise CannotStart(
+            "BAA_ENGINE_URL must be empty, sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and is"
+            " something else."
+        )
+    return url
 
 
 def _worktrees(given: str) -> str:

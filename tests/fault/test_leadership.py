@@ -1,4 +1,4 @@
-"""Two conductors on one engine, as real processes that are killed, stopped and frozen."""
+"""Two conductors on one engine, SQLite and PostgreSQL, as real processes that are killed, stopped and frozen."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ pytestmark = [
 ]
 
 
-def conductor(folder: Path, name: str) -> Program:
-    return Program("conductor", folder / name, BAA_ENGINE_URL=f"sqlite://{folder}/engine.sqlite3", BAA_NODE_ID=name)
+def conductor(folder: Path, name: str, engine_url: str) -> Program:
+    return Program("conductor", folder / name, BAA_ENGINE_URL=engine_url, BAA_NODE_ID=name)
 
 
 def leads(data: Json) -> bool:
@@ -26,8 +26,8 @@ def leads(data: Json) -> bool:
 
 
 @pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[tuple[Program, Program]]:
-    async with conductor(tmp_path, "one") as one, conductor(tmp_path, "two") as two:
+async def pair(tmp_path: Path, engine_url: str) -> AsyncIterator[tuple[Program, Program]]:
+    async with conductor(tmp_path, "one", engine_url) as one, conductor(tmp_path, "two", engine_url) as two:
         assert (await one.get("/rolez"))["role"] == "leader"
         role = await two.get("/rolez")
         assert (role["role"], role["leaderId"], role["term"]) == ("standby", "one", 1)

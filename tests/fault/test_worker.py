@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(150)
 
 
 def worker(folder: Path, **settings: str) -> Program:
-    return Program("worker-runner", folder / "baa", **settings)
+    return Program("worker-runner", folder / "baa", BAA_WORKER_NODE_TTL_MS="2000", **settings)
 
 
 async def becomes(folder: Path, state: NodeState) -> Node:

@@ -118,6 +118,7 @@ def test_a_program_that_is_started_so_has_the_settings_that_were_meant(name: str
         "BAA_STATUS_API_BASE": "http://100.64.0.7:5318",
         "BAA_ENGINE_URL": "sqlite:////var/engine",
         "BAA_WORKER_SLOTS": "7",
+        "BAA_WORKER_NODE_TTL_MS": "2000",
         "BAA_WORKER_WORKTREES": "/srv/worktrees",
         "BAA_CONTROL_API_BASE": "https://control.example",
     }
@@ -125,12 +126,22 @@ def test_a_program_that_is_started_so_has_the_settings_that_were_meant(name: str
     has = config.load(NO_FILE, service.environment)
     used = {
         "codexd": ("address", "event_stream_path", "state_dir", "logs_dir", "codex_home", "server_args"),
-        "conductor": ("address", "event_stream_path", "conductor_address", "engine_file"),
+        "conductor": ("address", "event_stream_path", "conductor_address", "engine_url", "node_ttl_ms", "worker_slots"),
         "status-api": ("address", "conductor_address", "status_api_address"),
-        "worker-runner": ("engine_file", "worker_slots", "worker_worktrees"),
+        "worker-runner": ("engine_url", "worker_slots", "worker_worktrees", "node_ttl_ms"),
     }[name]
     for field in ("home", "node_id", "control_api_base", "tokens_dir", "endpoint_file", *used):
         assert getattr(has, field) == getattr(meant(settings), field), field
+
+
+def test_the_password_of_a_database_is_in_no_description() -> None:
+    url = "postgresql://me:secret@db/baa"
+    for service in described(settings={"BAA_ENGINE_URL": url}):  # as a configuration file gives it
+        assert "BAA_ENGINE_URL" not in service.environment
+        assert "secret" not in systemd_unit(service)
+    with pytest.raises(CannotStart, match="engine_url into") as refused:
+        describe(meant({}), SERVICES, python=PYTHON, environ=ENVIRON | {"BAA_ENGINE_URL": url})
+    assert "secret" not in refused.value.message
 
 
 def test_the_time_for_a_stop_follows_from_the_drain_budget() -> None:

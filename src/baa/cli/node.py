@@ -129,5 +129,5 @@ def prerequisites(chosen: Chosen) -> list[Line]:
                 found.append(checks.interface(config))
                 found.append(checks.port("status-api address", config.status_api_address, "status-api"))
             case _:
-                found.append(checks.folder("worker-runner engine folder", config.engine_file.parent, private=False))
+                found.append(checks.engine(config, "worker-runner"))
     return [*found, *verify.machine_checks(config)]

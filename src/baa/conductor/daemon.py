@@ -53,7 +53,7 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
     tokens = TokenFiles(config.tokens_dir)
     sock = serve.bind(config.conductor_address.host, config.conductor_address.port)
     conductor_id = f"cdr_{secrets.token_hex(8)}"
-    engine = await open_engine(config.engine_file, clock=clock)
+    engine = await open_engine(config.engine_url, clock=clock, patience_ms=config.node_ttl_ms * 2 // 3)
     try:
         leader = Leader(engine, holder=conductor_id, node_id=config.node_id, clock=clock)
         conductor = Conductor(config, conductor_id, engine, leader, clock)

@@ -107,7 +107,7 @@ async def _check_engine(conductor: Conductor) -> Check:
             await conductor.engine.probe(conductor.conductor_id)
     except (EngineFailed, TimeoutError) as error:
         why = str(error) or TOO_LONG
-        message = f"The engine's file {conductor.config.engine_file.name} cannot be written: {why}."
+        message = f"{conductor.config.engine_place} cannot be written: {why}."
         return Check(ok=False, message=message)
     return Check(ok=True, message="The engine was written and read back.")
 

@@ -319,13 +319,10 @@ async def open_engine(
     """
     url = str(place)
     postgres = url.startswith("postgresql")
+    path = Path(url.removeprefix("sqlite://"))
 
     def work() -> sa.Engine:
-        if postgres:
-            opened = open_postgres(url, patience_ms)
-        else:
-            path = Path("/" + url.removeprefix("sqlite://").lstrip("/")) if url.startswith("sqlite://") else Path(place)
-            opened = open_sqlite(path, now_ms, boot_id)
+        opened = open_postgres(url, patience_ms) if postgres else open_sqlite(path, now_ms, boot_id)
         try:
             with opened.begin() as connection:
                 schema.prepare(connection)
@@ -335,7 +332,7 @@ async def open_engine(
         return opened
 
     threads = ThreadPoolExecutor(THREADS if postgres else 1, thread_name_prefix="engine")
-    shown = "The engine's database" if postgres else f"The engine's file {place}"
+    shown = "The engine's database" if postgres else f"The engine's file {path}"
     try:
         opened = await asyncio.get_running_loop().run_in_executor(threads, work)
     except schema.NewerSchema as newer:

@@ -60,13 +60,21 @@ def _service(config: Config, service: Service, host: Host) -> Iterator[Line]:
             yield tokens(config)
         case "conductor":
             yield port("conductor address", config.conductor_address, "conductor")
-            yield folder("conductor engine folder", config.engine_file.parent, private=False)
+            yield engine(config, "conductor")
         case "status-api":
             yield interface(config)
             yield port("status-api address", config.status_api_address, "status-api")
         case _:
-            yield folder("worker-runner engine folder", config.engine_file.parent, private=False)
+            yield engine(config, "worker-runner")
     yield _control_api_base(config, service, host)
+
+
+def engine(config: Config, program: str) -> Line:
+    """Where the engine's database is; a server is asked by the program itself, and `/readyz` tells its answer."""
+    file = config.engine_file
+    if file is None:
+        return Line("ok", f"{program} engine", f"{config.engine_place}, which `baa node check` asks for by /readyz")
+    return folder(f"{program} engine folder", file.parent, private=False)
 
 
 def _install(service: Service) -> str:

@@ -92,7 +92,15 @@ def describe(
     environ: Mapping[str, str],
     config_file: Path | None = None,
 ) -> tuple[Service, ...]:
-    """The services `names` with this configuration. Of `environ` only OF_THE_SHELL is taken."""
+    """The services `names` with this configuration. Of `environ` only OF_THE_SHELL is taken.
+
+    Raises CannotStart (78) for a database server that only the shell knows of.
+    """
+    if environ.get("BAA_ENGINE_URL", "").startswith("postgresql"):
+        raise CannotStart(
+            "BAA_ENGINE_URL names a server and may hold a password, which a service's description is no place for."
+            " Write it as engine_url into baa.toml (readable for you only), unset the variable, and try again."
+        )
     return tuple(_service(config, name, python, environ, config_file) for name in names)
 
 
@@ -127,7 +135,11 @@ def _settings(config: Config, name: str) -> dict[str, str]:
         "BAA_CODEXD_EVENT_STREAM_PATH": config.event_stream_path,
     }
     conductor = {"BAA_CONDUCTOR_LOCAL_API_BASE": config.conductor_address.url}
-    engine = {"BAA_ENGINE_URL": f"sqlite://{config.engine_file}"}
+    # A server's address holds its password, and a description is no place for one: it stays in the configuration file.
+    engine = {"BAA_ENGINE_URL": config.engine_url} if config.engine_file else {}
+    worker = {"BAA_WORKER_SLOTS": str(config.worker_slots), "BAA_WORKER_NODE_TTL_MS": str(config.node_ttl_ms)}
+    if config.worker_worktrees != WORKTREES:  # the default follows the ceiling
+        worker["BAA_WORKER_WORKTREES"] = config.worker_worktrees
     match name:
         case "codexd":
             return codexd | {
@@ -149,13 +161,11 @@ def _settings(config: Config, name: str) -> dict[str, str]:
                 "BAA_CODEXD_CHILD_HARD_MIB": str(config.child_hard_mib),
             }
         case "conductor":
-            return conductor | codexd | engine
+            return conductor | codexd | engine | worker
         case "status-api":
             return {"BAA_STATUS_API_BASE": config.status_api_address.url} | conductor | codexd
         case _:
-            trees = config.worker_worktrees
-            named = {} if trees == WORKTREES else {"BAA_WORKER_WORKTREES": trees}  # the default follows the ceiling
-            return engine | {"BAA_WORKER_SLOTS": str(config.worker_slots)} | named
+            return engine | worker
 
 
 # --- systemd

@@ -19,8 +19,6 @@ from baa.config import Config
 from baa.engine.store import Engine, EngineFailed, open_engine
 from baa.process import Stop
 
-TTL_MS: Final = 6000
-BEAT_S: Final = 2.0
 STALLED_S: Final = 10.0
 
 _log = structlog.get_logger("worker-runner")
@@ -43,7 +41,7 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
     Raises CannotStart: 75 when another worker took the node over.
     """
     clock = SystemClock()
-    engine = await open_engine(config.engine_file, clock=clock)
+    engine = await open_engine(config.engine_url, clock=clock, patience_ms=config.node_ttl_ms * 2 // 3)
     now = rfc3339(clock.utc_ms())
     worker = Worker(
         engine,
@@ -58,6 +56,7 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
             seen_at=now,
         ),
         clock,
+        ttl_ms=config.node_ttl_ms,
     )
     try:
         await _serve(worker, stop, on_started)
@@ -90,8 +89,10 @@ async def _serve(worker: Worker, stop: Stop, on_started: Callable[[str], None]) 
 class Worker:
     """One incarnation of a node."""
 
-    def __init__(self, engine: Engine, node: Node, clock: Clock) -> None:
+    def __init__(self, engine: Engine, node: Node, clock: Clock, *, ttl_ms: int) -> None:
         self.node = node
+        self._ttl_ms = ttl_ms
+        self._beat_s = ttl_ms / 3 / 1000
         self._engine = engine
         self._clock = clock
         self._stamp = clock.monotonic()
@@ -99,17 +100,17 @@ class Worker:
 
     def healthy(self) -> bool:
         """Whether the heartbeat's loop moved of late."""
-        return self._clock.monotonic() - self._stamp < STALLED_S
+        return self._clock.monotonic() - self._stamp < max(STALLED_S, self._ttl_ms / 1000)
 
     async def register(self) -> None:
         """Write the node down; tries until the engine takes it."""
         while True:
             try:
                 seen = msgspec.structs.replace(self.node, seen_at=rfc3339(self._clock.utc_ms()))
-                await self._engine.register(seen, ttl_ms=TTL_MS)
+                await self._engine.register(seen, ttl_ms=self._ttl_ms)
             except EngineFailed as error:
                 self._say_trouble(error)
-                await asyncio.sleep(BEAT_S)
+                await asyncio.sleep(self._beat_s)
             else:
                 _log.info("node.registered", node_id=self.node.node_id, slots=self.node.slots)
                 return
@@ -119,12 +120,12 @@ class Worker:
         while True:
             await self.tell(NodeState.ACTIVE)
             self._stamp = self._clock.monotonic()
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(self._beat_s)
 
     async def tell(self, state: NodeState) -> None:
         """Write `state` down. An engine that is away is logged once. Raises Superseded."""
         try:
-            mine = await self._engine.heartbeat(self.node.node_id, self.node.incarnation, state, ttl_ms=TTL_MS)
+            mine = await self._engine.heartbeat(self.node.node_id, self.node.incarnation, state, ttl_ms=self._ttl_ms)
         except EngineFailed as error:
             self._say_trouble(error)
             return
