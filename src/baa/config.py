@@ -108,6 +108,8 @@ class WorkerFile(Struct, frozen=True, forbid_unknown_fields=True):
     slots: int = 2
     node_ttl_ms: int = 15_000
     worktrees: str = WORKTREES
+    embedded: bool = True
+    drain_ms: int = 0
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,6 +147,8 @@ class Config(Struct, frozen=True, kw_only=True):
     worker_slots: int
     node_ttl_ms: int
     worker_worktrees: str
+    worker_embedded: bool
+    worker_drain_ms: int
     address: Address
     allowed_hosts: tuple[str, ...]
     event_stream_path: str
@@ -183,6 +187,11 @@ class Config(Struct, frozen=True, kw_only=True):
         if file is not None:
             return f"The engine's file {file.name}"
         return f"The engine's database at {urlsplit(self.engine_url).hostname}"
+
+    @property
+    def turn_lease_ms(self) -> int:
+        """How long a task's turn goes on at codexd when its worker renews it no more."""
+        return 2 * self.node_ttl_ms
 
     @property
     def tokens_dir(self) -> Path:
@@ -244,6 +253,7 @@ def settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) 
 
     told = _with_environment(file, environ)
     found = [setting("home", str(resolved.home), "BAA_HOME")]
+    told = msgspec.structs.replace(told, engine_url=without_password(told.engine_url))
     found += [setting(name, getattr(told, name), f"BAA_{name.upper()}") for name in OWN_KEYS]
     found.append(setting("allowed_hosts", told.allowed_hosts, None))
     for table in (*TABLES, "ceiling"):
@@ -287,6 +297,8 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         raise CannotStart("child_soft_mib and child_hard_mib are MiB: 0 (no limit) or more.")
     if file.worker.node_ttl_ms < 1000:
         raise CannotStart("BAA_WORKER_NODE_TTL_MS is milliseconds: 1000 or more. A heartbeat must have time to arrive.")
+    if file.worker.drain_ms < 0:
+        raise CannotStart("BAA_WORKER_DRAIN_MS is milliseconds: 0 or more.")
     if file.worker.slots < 1:
         raise CannotStart("BAA_WORKER_SLOTS must be 1 or more: how many tasks a worker runs at once.")
     return Config(
@@ -299,6 +311,8 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         worker_slots=file.worker.slots,
         node_ttl_ms=file.worker.node_ttl_ms,
         worker_worktrees=_worktrees(file.worker.worktrees),
+        worker_embedded=file.worker.embedded,
+        worker_drain_ms=file.worker.drain_ms,
         address=loopback_address(codexd.local_api_base, "BAA_CODEXD_LOCAL_API_BASE"),
         allowed_hosts=tuple(file.allowed_hosts),
         event_stream_path=codexd.event_stream_path,
@@ -368,6 +382,11 @@ def _node_id(given: str) -> str:
     if not _NODE_ID.fullmatch(given):
         raise CannotStart(f"BAA_NODE_ID must be 1 to 63 of a-z, 0-9, dot, dash and underscore, and is {given!r}.")
     return given
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    return re.sub(r"(?<=://)([^:/@]*):[^@/]*(?=@)", r"\1:***", url)
 
 
 def _engine_url(url: str, home: Path) -> str:
@@ -453,8 +472,12 @@ def _parsed(name: str, value: str, type_: Any) -> Any:
     try:
         if type_ is int:
             return int(value)
+        if type_ is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
         if type_ == tuple[str, ...]:
             return msgspec.json.decode(value, type=type_) if value.startswith("[") else tuple(shlex.split(value))
+    except KeyError:
+        raise CannotStart(f"{name} must be true or false, and is {value!r}.") from None
     except (ValueError, msgspec.DecodeError) as error:
         raise CannotStart(f"{name} cannot be {value!r}: {error}") from error
     return value

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from baa.api.errors import CannotStart
 from baa.config import Config
 
 EX_CANTCREAT: Final = 73
+
+LEFT_S: Final = 5.0
+"""Seconds for which threads are waited for that are left when the program itself has ended."""
 
 
 @dataclass(slots=True)
@@ -88,11 +92,20 @@ def main(program: str, run: Run, *, errand: Errand | None = None) -> int:
         asyncio.run(whole(resolved))
     except CannotStart as refused:
         sys.stderr.write(f"{program}: {refused.message}\n")
-        return refused.exit_code
+        return _leave(refused.exit_code)
     except Exception as error:  # boundary: program. A mistake of ours ends the program: its log must say so.
         log.error("failed", exc_info=error)
+        _leave(1)
         raise
-    return 0
+    return _leave(0)
+
+
+def _leave(code: int) -> int:
+    """The exit code; the process ends with it soon, also if a library's thread waits for a database that is away."""
+    last = threading.Timer(LEFT_S, os._exit, (code,))
+    last.daemon = True
+    last.start()
+    return code
 
 
 def _open_what_was_closed() -> None:

@@ -22,6 +22,8 @@ DEFAULT = Config(
     worker_slots=2,
     node_ttl_ms=15_000,
     worker_worktrees="~/baa-worktrees",
+    worker_embedded=True,
+    worker_drain_ms=0,
     address=Address("127.0.0.1", 4319),
     allowed_hosts=(),
     event_stream_path="/v1/codexd/events",
@@ -111,6 +113,8 @@ base = "http://100.100.1.2:18"
 slots = 5
 node_ttl_ms = 20_000
 worktrees = "/srv/trees"
+embedded = false
+drain_ms = 8
 
 [ceiling]
 sandbox = "danger-full-access"
@@ -126,6 +130,8 @@ OF_WHOLE = Config(
     worker_slots=5,
     node_ttl_ms=20_000,
     worker_worktrees="/srv/trees",
+    worker_embedded=False,
+    worker_drain_ms=8,
     address=Address("127.0.0.1", 0),
     allowed_hosts=("node.example.ts.net",),
     event_stream_path="/events",
@@ -188,6 +194,9 @@ VARIABLES: list[tuple[str, str, str, object]] = [
     ("BAA_STATUS_API_BASE", "http://192.168.1.2:3", "status_api_address", Address("192.168.1.2", 3)),
     ("BAA_WORKER_SLOTS", "1", "worker_slots", 1),
     ("BAA_WORKER_WORKTREES", "~/trees", "worker_worktrees", "~/trees"),
+    ("BAA_WORKER_EMBEDDED", "False", "worker_embedded", False),
+    ("BAA_WORKER_EMBEDDED", "1", "worker_embedded", True),
+    ("BAA_WORKER_DRAIN_MS", "30000", "worker_drain_ms", 30_000),
 ]
 
 

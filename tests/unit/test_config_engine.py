@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from baa.api.errors import CannotStart
-from baa.config import load
+from baa.config import load, settings
 
 HOME = {"BAA_HOME": "/home/user/baa", "BAA_NODE_ID": "here"}
 
@@ -46,3 +46,14 @@ def test_the_engine_is_a_file_or_at_a_server_and_told_without_its_password() -> 
 def test_a_heartbeat_must_have_time_to_arrive() -> None:
     with pytest.raises(CannotStart, match="BAA_WORKER_NODE_TTL_MS"):
         load(environ=HOME | {"BAA_WORKER_NODE_TTL_MS": "999"})
+
+
+def test_the_password_is_not_among_the_settings() -> None:
+    _, found = settings(environ=HOME | {"BAA_ENGINE_URL": "postgresql://baa:secret@db:5433/baa"})
+    assert {each.value for each in found if each.key == "engine_url"} == {"postgresql://baa:***@db:5433/baa"}
+
+
+@pytest.mark.parametrize(("variable", "value"), [("DRAIN_MS", "-1"), ("EMBEDDED", "yes")])
+def test_a_worker_has_a_time_and_a_place_that_can_be(variable: str, value: str) -> None:
+    with pytest.raises(CannotStart, match=f"BAA_WORKER_{variable} "):
+        load(environ=HOME | {f"BAA_WORKER_{variable}": value})

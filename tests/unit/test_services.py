@@ -120,6 +120,8 @@ def test_a_program_that_is_started_so_has_the_settings_that_were_meant(name: str
         "BAA_WORKER_SLOTS": "7",
         "BAA_WORKER_NODE_TTL_MS": "2000",
         "BAA_WORKER_WORKTREES": "/srv/worktrees",
+        "BAA_WORKER_EMBEDDED": "false",
+        "BAA_WORKER_DRAIN_MS": "45000",
         "BAA_CONTROL_API_BASE": "https://control.example",
     }
     (service,) = described(name, settings=settings)
@@ -151,7 +153,11 @@ def test_the_time_for_a_stop_follows_from_the_drain_budget() -> None:
     assert longer["codexd"].stop_seconds == 90 + 5 + 15 + 5 + services.STOP_S
     assert "TimeoutStopSec=130\n" in systemd_unit(longer["codexd"])
     assert plistlib.loads(launchd_plist(longer["codexd"]))["ExitTimeOut"] == 130
-    assert longer["conductor"].stop_seconds == services.STOP_S
+    assert longer["status-api"].stop_seconds == services.STOP_S
+    worker = by_name(BAA_WORKER_DRAIN_MS="90000", BAA_WORKER_EMBEDDED="false")
+    assert worker["worker-runner"].stop_seconds == 90 + services.LEAVE_S + services.STOP_S
+    assert worker["conductor"].stop_seconds == services.STOP_S, "it runs no tasks"
+    assert by_name()["conductor"].stop_seconds == 30 + services.LEAVE_S + services.STOP_S
 
 
 @pytest.mark.parametrize("service", described(), ids=lambda service: service.name)

@@ -25,11 +25,14 @@ import structlog
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, error
 
 from baa.engine import queue_log
-from baa.engine.store import EngineFailed
+from baa.engine.store import EngineFailed, Lost
 
 T = TypeVar("T")
 Run: TypeAlias = Callable[[str, int], Awaitable[None]]
-"""What runs an attempt, given its task and number. It may be called again for one that it ran already."""
+"""What runs an attempt, given its task and number. It may be called again for one that it ran already.
+
+Lost or cancelled it stays taken, for the next incarnation; however else it comes back, the queue has done with it.
+"""
 
 APPLICATION: Final = "baa-conductor"
 PROTOCOL: Final = "1"
@@ -327,6 +330,8 @@ class Intake:
     async def _attempt(self, task_id: str, number: int) -> None:
         try:
             await self._run(task_id, number)
+        except Lost:  # this worker is the node's no more: it stays taken, for the one that is
+            raise asyncio.CancelledError from None
         except Exception as error:  # boundary: attempt. A mistake of ours in one must not end the others.
             _log.error("attempt.failed", task_id=task_id, number=number, exc_info=error)
 

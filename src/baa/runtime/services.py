@@ -37,6 +37,9 @@ ABOUT: Final = {
 DRAIN_MS: Final = 30_000
 """How long a service lets running turns go on before a stop interrupts them, unless the configuration says more."""
 
+LEAVE_S: Final = 20
+"""Seconds for attempts that a stop cancels, and for the queue to let go of them."""
+
 STOP_S: Final = 15
 """Seconds for the other programs to stop; and for codexd beside its own budget."""
 
@@ -106,7 +109,9 @@ def describe(
 
 def as_service(config: Config) -> Config:
     """The configuration as the services have it: with a drain."""
-    return msgspec.structs.replace(config, drain_ms=config.drain_ms or DRAIN_MS)
+    return msgspec.structs.replace(
+        config, drain_ms=config.drain_ms or DRAIN_MS, worker_drain_ms=config.worker_drain_ms or DRAIN_MS
+    )
 
 
 def _service(config: Config, name: str, python: Path, environ: Mapping[str, str], config_file: Path | None) -> Service:
@@ -125,8 +130,16 @@ def _service(config: Config, name: str, python: Path, environ: Mapping[str, str]
         argv=(str(python), "-P", "-m", MODULES[name]),
         environment=environment,
         logs=config.logs_of(name),
-        stop_seconds=math.ceil(config.stop_seconds if name == "codexd" else 0) + STOP_S,
+        stop_seconds=math.ceil(_stop_seconds(config, name)) + STOP_S,
     )
+
+
+def _stop_seconds(config: Config, name: str) -> float:
+    """How long its stop takes at most."""
+    if name == "codexd":
+        return config.stop_seconds
+    works = name == "worker-runner" or (name == "conductor" and config.worker_embedded)
+    return config.worker_drain_ms / 1000 + LEAVE_S if works else 0
 
 
 def _settings(config: Config, name: str) -> dict[str, str]:
@@ -137,7 +150,12 @@ def _settings(config: Config, name: str) -> dict[str, str]:
     conductor = {"BAA_CONDUCTOR_LOCAL_API_BASE": config.conductor_address.url}
     # A server's address holds its password, and a description is no place for one: it stays in the configuration file.
     engine = {"BAA_ENGINE_URL": config.engine_url} if config.engine_file else {}
-    worker = {"BAA_WORKER_SLOTS": str(config.worker_slots), "BAA_WORKER_NODE_TTL_MS": str(config.node_ttl_ms)}
+    worker = {
+        "BAA_WORKER_SLOTS": str(config.worker_slots),
+        "BAA_WORKER_NODE_TTL_MS": str(config.node_ttl_ms),
+        "BAA_WORKER_EMBEDDED": str(config.worker_embedded).lower(),
+        "BAA_WORKER_DRAIN_MS": str(config.worker_drain_ms),
+    }
     if config.worker_worktrees != WORKTREES:  # the default follows the ceiling
         worker["BAA_WORKER_WORKTREES"] = config.worker_worktrees
     match name:
@@ -165,7 +183,7 @@ def _settings(config: Config, name: str) -> dict[str, str]:
         case "status-api":
             return {"BAA_STATUS_API_BASE": config.status_api_address.url} | conductor | codexd
         case _:
-            return engine | worker
+            return codexd | engine | worker
 
 
 # --- systemd

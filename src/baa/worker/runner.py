@@ -1,144 +1,213 @@
-"""worker-runner: this node in the engine's table, alive by its heartbeat for as long as the process moves."""
+"""What runs a node's tasks: as worker-runner alone, or inside the conductor. It reaches the engine and its own codexd.
+
+One a home: a second one waits until the first is gone, by a lock that dies with its process.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import secrets
-from collections.abc import Callable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
 
-import msgspec
 import structlog
 
 from baa import __version__, notify
 from baa.api.conductor import Node, NodeState
-from baa.api.errors import EX_TEMPFAIL, CannotStart
+from baa.client.codexd import Codexd
 from baa.clock import Clock, SystemClock, rfc3339
 from baa.config import Config
-from baa.engine.store import Engine, EngineFailed, open_engine
+from baa.engine.queue import Intake, Queue, Run, library_url, open_queue
+from baa.engine.store import Engine, EngineFailed, Lost, open_engine
 from baa.process import Stop
+from baa.worker.feeder import Feeder
+from baa.worker.life import Life, Superseded
 
-STALLED_S: Final = 10.0
+MakeRun: TypeAlias = Callable[[Config, Engine, Life, Codexd], Run]
+"""What makes the function that runs an attempt, for one life of a worker."""
 
-_log = structlog.get_logger("worker-runner")
+FOREVER_S: Final = 1e9
+AGAIN_S: Final = 1.0
 
-
-class Superseded(CannotStart):
-    """Another worker runs for this node."""
-
-    def __init__(self, node_id: str) -> None:
-        super().__init__(
-            f"Another worker-runner took over the node {node_id}. Stop one of the two, or give this machine a"
-            " BAA_NODE_ID of its own.",
-            exit_code=EX_TEMPFAIL,
-        )
+_log = structlog.get_logger("worker")
 
 
 async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> None:
-    """Run until told to stop; `on_started` is given the node's id once the node is registered.
+    """worker-runner, until told to stop; `on_started` is given the node's id.
 
-    Raises CannotStart: 75 when another worker took the node over.
+    Raises CannotStart: 75 when the node was given up, or another worker took it over.
     """
     clock = SystemClock()
     engine = await open_engine(config.engine_url, clock=clock, patience_ms=config.node_ttl_ms * 2 // 3)
-    now = rfc3339(clock.utc_ms())
-    worker = Worker(
-        engine,
-        Node(
-            node_id=config.node_id,
-            incarnation=secrets.token_hex(8),
-            version=__version__,
-            slots=config.worker_slots,
-            state=NodeState.ACTIVE,
-            pid=os.getpid(),
-            started_at=now,
-            seen_at=now,
-        ),
-        clock,
-        ttl_ms=config.node_ttl_ms,
-    )
     try:
-        await _serve(worker, stop, on_started)
-    except* Superseded as superseded:
-        raise Superseded(config.node_id) from superseded
+        on_started(config.node_id)
+        await work(config, engine, stop, clock)
     finally:
         await engine.close()
-
-
-async def _serve(worker: Worker, stop: Stop, on_started: Callable[[str], None]) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        asked = tasks.create_task(stop.asked.wait(), name="stop")
-        registering = tasks.create_task(worker.register(), name="register")
-        await asyncio.wait((asked, registering), return_when=asyncio.FIRST_COMPLETED)
-        if not registering.done():
-            registering.cancel()
-            return
-        on_started(worker.node.node_id)
-        beating = tasks.create_task(worker.beat(), name="heartbeat")
-        watching = tasks.create_task(notify.watch(worker.healthy), name="watchdog")
-        await asked
-        beating.cancel()
-        # Nothing runs here yet, so that a drain is over when it is told.
-        await worker.tell(NodeState.DRAINING)
-        await worker.tell(NodeState.GONE)
-        watching.cancel()
     _log.info("stopped")
 
 
-class Worker:
-    """One incarnation of a node."""
+async def work(
+    config: Config, engine: Engine, stop: Stop, clock: Clock, make_run: MakeRun | None = None, *, watchdog: bool = True
+) -> None:
+    """Be the worker of this node until told to stop. Raises Superseded.
 
-    def __init__(self, engine: Engine, node: Node, clock: Clock, *, ttl_ms: int) -> None:
-        self.node = node
-        self._ttl_ms = ttl_ms
-        self._beat_s = ttl_ms / 3 / 1000
-        self._engine = engine
-        self._clock = clock
-        self._stamp = clock.monotonic()
-        self._trouble = False
+    A stop lets what runs end for `worker_drain_ms`, or until it is hurried; the next life goes on with the rest of it.
+    A drain that the operator asks for has no such limit; then the worker stays, and takes nothing.
+    """
+    life = Life(engine, _node(config, clock), clock, ttl_ms=config.node_ttl_ms, turn_lease_ms=config.turn_lease_ms)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(_watch(life, watchdog=watchdog), name="watchdog")
+            async with _alone(config.home / "state" / "worker.lock", stop) as alone:
+                if alone and await _unless(stop, life.register()):
+                    await _live(config, engine, stop, life, make_run)
+            watching.cancel()
+    except* (Superseded, Lost) as superseded:
+        raise Superseded(config.node_id) from superseded
 
-    def healthy(self) -> bool:
-        """Whether the heartbeat's loop moved of late."""
-        return self._clock.monotonic() - self._stamp < max(STALLED_S, self._ttl_ms / 1000)
 
-    async def register(self) -> None:
-        """Write the node down; tries until the engine takes it."""
-        while True:
-            try:
-                seen = msgspec.structs.replace(self.node, seen_at=rfc3339(self._clock.utc_ms()))
-                await self._engine.register(seen, ttl_ms=self._ttl_ms)
-            except EngineFailed as error:
-                self._say_trouble(error)
-                await asyncio.sleep(self._beat_s)
-            else:
-                _log.info("node.registered", node_id=self.node.node_id, slots=self.node.slots)
-                return
+async def _live(config: Config, engine: Engine, stop: Stop, life: Life, make_run: MakeRun | None) -> None:
+    node = life.node
+    async with Codexd(config) as codexd, asyncio.TaskGroup() as tasks:
+        beating = tasks.create_task(life.beat(), name="heartbeat")
+        feeder = Feeder(engine, codexd, node_id=node.node_id, owner=node.incarnation)
+        feeding = tasks.create_task(feeder.run(), name="feeder")
+        if make_run is not None:
+            await _take(config, stop, life, make_run(config, engine, life, codexd))
+        await stop.asked.wait()
+        await life.tell(NodeState.DRAINING)
+        feeding.cancel()
+        beating.cancel()
+        await life.tell(NodeState.GONE)
 
-    async def beat(self) -> None:
-        """Keep the node alive until cancelled. Raises Superseded."""
-        while True:
-            await self.tell(NodeState.ACTIVE)
-            self._stamp = self._clock.monotonic()
-            await asyncio.sleep(self._beat_s)
 
-    async def tell(self, state: NodeState) -> None:
-        """Write `state` down. An engine that is away is logged once. Raises Superseded."""
+async def _take(config: Config, stop: Stop, life: Life, run: Run) -> None:
+    """Take attempts until a stop or a drain, then let them end; the heartbeat goes on meanwhile."""
+    node, url = life.node, library_url(config.engine_url, config.home)
+    while not stop.asked.is_set():
         try:
-            mine = await self._engine.heartbeat(self.node.node_id, self.node.incarnation, state, ttl_ms=self._ttl_ms)
+            queue = await open_queue(url)
         except EngineFailed as error:
-            self._say_trouble(error)
-            return
-        if self._trouble:
-            self._trouble = False
-            _log.info("engine.mended")
-        if not mine:
-            _log.error("node.superseded", node_id=self.node.node_id)
-            raise Superseded(self.node.node_id)
-        if state is not NodeState.ACTIVE:
-            _log.info(f"node.{state}", node_id=self.node.node_id)
+            _log.warning("queue.waits", why=str(error))
+            await _unless(stop, asyncio.sleep(life.beat_s))
+            continue
+        try:
+            async with queue.taking(
+                node_id=node.node_id, incarnation=node.incarnation, slots=node.slots, run=run
+            ) as intake:
+                await _until_leaving(queue, stop, life)
+                await life.tell(NodeState.DRAINING)
+                await _drain(intake, stop, config.worker_drain_ms / 1000)
+                return
+        except EngineFailed as error:
+            _log.warning("queue.waits", why=str(error))
+            await _unless(stop, asyncio.sleep(life.beat_s))
+        finally:
+            await queue.close()
 
-    def _say_trouble(self, error: EngineFailed) -> None:
-        if not self._trouble:
-            _log.error("engine.trouble", error=str(error))
-        self._trouble = True
+
+async def _until_leaving(queue: Queue, stop: Stop, life: Life) -> None:
+    """Until a stop or a drain. What an earlier life took, also one that does not know yet that it is over, is ours."""
+    trouble = False
+    while not (stop.asked.is_set() or life.drain.is_set()):
+        try:
+            if again := await queue.recover(life.node.node_id, life.node.incarnation):
+                _log.info("queue.recovered", attempts=again)
+            trouble = False
+        except EngineFailed as error:
+            if not trouble:
+                _log.warning("queue.trouble", why=str(error))
+            trouble = True
+        await _first(stop.asked.wait(), life.drain.wait(), asyncio.sleep(life.beat_s))
+
+
+async def _drain(intake: Intake, stop: Stop, seconds: float) -> None:
+    """Let what runs end: without a limit, but only for so many seconds once a stop is asked for."""
+    hurried = asyncio.Event()
+
+    async def hurry() -> None:
+        await stop.asked.wait()
+        await _first(stop.hurried.wait(), asyncio.sleep(seconds))
+        hurried.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        hurrying = tasks.create_task(hurry(), name="hurry")
+        await intake.drain(FOREVER_S, hurried)
+        hurrying.cancel()
+
+
+@asynccontextmanager
+async def _alone(path: Path, stop: Stop) -> AsyncIterator[bool]:
+    """Hold the lock inside; False if a stop came before it was free."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        held, waits = False, False
+        while not held and not stop.asked.is_set():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                if not waits:
+                    _log.info(
+                        "worker.waits",
+                        why="another program runs the tasks of this node: the conductor, or worker-runner",
+                    )
+                waits = True
+                await _unless(stop, asyncio.sleep(AGAIN_S))
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+async def _unless(stop: Stop, what: Awaitable[None]) -> bool:
+    """Await it, unless a stop comes first; whether it was done."""
+
+    async def done() -> None:
+        await what
+
+    async with asyncio.TaskGroup() as tasks:
+        doing = tasks.create_task(done(), name="doing")
+        asked = tasks.create_task(stop.asked.wait(), name="stop")
+        await asyncio.wait((doing, asked), return_when=asyncio.FIRST_COMPLETED)
+        finished = doing.done()
+        doing.cancel()
+        asked.cancel()
+    return finished
+
+
+async def _first(*whats: Awaitable[object]) -> None:
+    """Await all of them until one is done."""
+
+    async def done(what: Awaitable[object]) -> None:
+        await what
+
+    async with asyncio.TaskGroup() as tasks:
+        doing = [tasks.create_task(done(what), name="first") for what in whats]
+        await asyncio.wait(doing, return_when=asyncio.FIRST_COMPLETED)
+        for each in doing:
+            each.cancel()
+
+
+async def _watch(life: Life, *, watchdog: bool) -> None:
+    if watchdog:
+        await notify.watch(life.healthy)
+
+
+def _node(config: Config, clock: Clock) -> Node:
+    now = rfc3339(clock.utc_ms())
+    return Node(
+        node_id=config.node_id,
+        incarnation=secrets.token_hex(8),
+        version=__version__,
+        slots=config.worker_slots,
+        state=NodeState.ACTIVE,
+        pid=os.getpid(),
+        started_at=now,
+        seen_at=now,
+    )
