@@ -35,7 +35,7 @@ def marked(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get("BAA_CHECK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get("BAA_CHECK", "").startswith(mark) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
@@ -45,7 +45,9 @@ def run(tmp_path: Path, mark: str) -> Run:
     async def run(command: str, timeout_ms: int = LONG_MS, grace_s: float = 5.0) -> CheckResult:
         check = Check(command=command, timeout_ms=timeout_ms)
         async with asyncio.timeout(60):
-            return await checks.run(check, cwd=tmp_path, mark=mark, turn=2, clock=SystemClock(), grace_s=grace_s)
+            return await checks.run(
+                check, cwd=tmp_path, attempt_id=mark, owner="me", turn=2, clock=SystemClock(), grace_s=grace_s
+            )
 
     return run
 
@@ -76,7 +78,7 @@ async def test_it_has_nothing_of_ours(run: Run, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("MINE", "kept")
     told = (await run("env")).output.split("\n")
     assert [line for line in told if "secret" in line] == []
-    assert {"MINE=kept", f"BAA_CHECK={mark}"} <= set(told)
+    assert {"MINE=kept", f"BAA_CHECK={mark} me"} <= set(told)
 
 
 async def test_past_its_time_all_of_it_is_ended(run: Run, mark: str) -> None:
@@ -111,12 +113,14 @@ async def test_a_cancelled_check_is_ended_and_so_is_one_of_a_worker_that_died(
         await until((tmp_path / "began").exists)
         running.cancel()
     assert marked(mark) == []
-    left = await asyncio.create_subprocess_exec("sleep", "1000", env={"BAA_CHECK": mark})
+    left = await asyncio.create_subprocess_exec("sleep", "1000", env={"BAA_CHECK": f"{mark} before"})
     assert (await run("true")).passed
     assert await left.wait() < 0
 
 
 async def test_one_that_cannot_start_failed(tmp_path: Path, mark: str) -> None:
-    gone = await checks.run(Check(command="true"), cwd=tmp_path / "gone", mark=mark, turn=1, clock=SystemClock())
+    gone = await checks.run(
+        Check(command="true"), cwd=tmp_path / "gone", attempt_id=mark, owner="me", turn=1, clock=SystemClock()
+    )
     assert (gone.passed, gone.exit_code, gone.timed_out) == (False, None, False)
     assert "could not be started" in gone.output

@@ -321,16 +321,22 @@ async def test_in_place_outside_of_git(tmp_path: Path, root: Path) -> None:
 async def test_tasks_in_one_folder_or_one_below_it_wait_for_each_other(tmp_path: Path) -> None:
     workspaces = Workspaces(tmp_path / "trees")
     done: list[str] = []
+    unless = asyncio.Event()
 
     def at(name: str) -> Path:
         return tmp_path / name
 
     async def work(name: str, holds: asyncio.Event | None, may_end: asyncio.Event) -> None:
-        async with workspaces.hold(at(name)):
+        async with workspaces.hold(at(name), unless) as held:
+            assert held
             if holds is not None:
                 holds.set()
             await may_end.wait()
             done.append(name)
+
+    async def hold_is(expected: bool, folder: Path, unless: asyncio.Event) -> None:
+        async with workspaces.hold(folder, unless) as held:
+            assert held is expected
 
     holds, may_end, free = asyncio.Event(), asyncio.Event(), asyncio.Event()
     free.set()
@@ -342,6 +348,10 @@ async def test_tasks_in_one_folder_or_one_below_it_wait_for_each_other(tmp_path:
         await group.create_task(work("other", None, free), name="other")
         assert done == ["other"]
         assert workspaces.in_use(at("a/b/c"))
+        given_up = asyncio.Event()
+        giving_up = group.create_task(hold_is(False, at("a"), given_up), name="gives up")
+        given_up.set()
+        await giving_up
         may_end.set()
     assert sorted(done[1:]) == ["a", "a/b", "a/b", "a/b/c"]
     assert not workspaces.in_use(at("a"))

@@ -48,13 +48,15 @@ def environment(environ: Mapping[str, str], mark: str) -> dict[str, str]:
     return {**kept, MARK: mark}
 
 
-async def run(check: Check, *, cwd: Path, mark: str, turn: int, clock: Clock, grace_s: float = GRACE_S) -> CheckResult:
-    """How the check ended. `mark` is the attempt's: what an earlier process of the worker left of it is ended first.
+async def run(
+    check: Check, *, cwd: Path, attempt_id: str, owner: str, turn: int, clock: Clock, grace_s: float = GRACE_S
+) -> CheckResult:
+    """How the check ended. What another life of the worker (`owner`) left running of this attempt is ended first.
 
     Cancelled, it ends what runs and raises as usual.
     """
-    began, output = clock.monotonic(), Capped(OUTPUT_MAX)
-    await sweep(mark, grace_s=0)
+    began, output, mark = clock.monotonic(), Capped(OUTPUT_MAX), f"{attempt_id} {owner}"
+    await sweep(attempt_id, grace_s=0)
     code: int | None = None
     timed_out = False
     read_end, write_end = os.pipe()
@@ -166,10 +168,10 @@ async def _living(processes: list[psutil.Process], seconds: float) -> list[psuti
 
 
 def _marked(mark: str) -> Iterator[psutil.Process]:
-    """Those that we may look into: what a check runs as another user is beyond us."""
+    """Those that bear it, or one that begins with it; what a check runs as another user is beyond us."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark:
+            if f"{process.environ().get(MARK, '')} ".startswith(f"{mark} "):
                 yield process
 
 

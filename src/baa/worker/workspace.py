@@ -62,20 +62,32 @@ class Workspaces:
         self._freed = asyncio.Condition()
 
     @asynccontextmanager
-    async def hold(self, folder: Path) -> AsyncIterator[None]:
+    async def hold(self, folder: Path, unless: asyncio.Event) -> AsyncIterator[bool]:
         """Inside it nobody else of this worker works in that folder, in one above or in one below.
 
-        Whoever comes second waits: one worker runs all tasks of a node, so that they need no other lock.
+        Whoever comes second waits, `unless` that is set: then it is not held, and False. One worker runs all tasks of a
+        node, so that they need no other lock.
         """
-        async with self._freed:
-            await self._freed.wait_for(lambda: not self.in_use(folder))
-            self._held.append(folder)
-        try:
-            yield
-        finally:
-            self._held.remove(folder)
+        async with asyncio.TaskGroup() as group:
+            waking = group.create_task(self._wake_when(unless), name="hold-unless")
             async with self._freed:
-                self._freed.notify_all()
+                await self._freed.wait_for(lambda: unless.is_set() or not self.in_use(folder))
+                held = not unless.is_set()
+                if held:
+                    self._held.append(folder)
+            waking.cancel()
+        try:
+            yield held
+        finally:
+            if held:
+                self._held.remove(folder)
+                async with self._freed:
+                    self._freed.notify_all()
+
+    async def _wake_when(self, event: asyncio.Event) -> None:
+        await event.wait()
+        async with self._freed:
+            self._freed.notify_all()
 
     def in_use(self, folder: Path) -> bool:
         """Whether an attempt of this worker works there."""
