@@ -244,7 +244,7 @@ async def test_whatever_the_agent_did_to_git_its_work_is_on_the_branch(repo: Rep
     repo.git("commit", "--quiet", "-m", "own", at=made.folder)
     (made.folder / "more").write_text("not committed")
     assert made.git_dir is not None
-    for left in ("index.lock", "baa-index.lock", "baa-index"):
+    for left in ("index.lock", f"baa-index-{os.getpid()}.lock", "baa-index-0x", "baa-index-99999999"):
         (made.git_dir / left).write_text("a git was killed here")
     done = await committing.commit(made, "m")
     assert done.commit == repo.of(f"baa/{task}")

@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from baa.api.tasks import Workspace as Kind
 from baa.worker import repository
 from baa.worker.capped import readable
-from baa.worker.git import CHECKOUT_SECONDS, Git
+from baa.worker.git import CHECKOUT_SECONDS, Git, Trouble, WorkspaceFailed
 from baa.worker.workspace import Workspace
 
 DIFF_MAX: Final = 262_144
@@ -27,6 +29,7 @@ DIFF_MAX: Final = 262_144
 STAT_MAX: Final = 16_384
 
 _INDEX: Final = "baa-index"
+_TRIES: Final = 3
 _PLAIN: Final = ("--no-color", "--no-ext-diff", "--no-textconv", "--find-renames")
 
 
@@ -53,10 +56,20 @@ async def commit(workspace: Workspace, message: str) -> Committed:
     """
     if workspace.kind is Kind.INPLACE:
         return Committed(None)
+    for left in reversed(range(_TRIES)):
+        try:
+            return await _commit(workspace, message)
+        except WorkspaceFailed as failed:  # a worker that was superseded may have moved the branch just now
+            if failed.code is not Trouble.GIT_FAILED or not left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+async def _commit(workspace: Workspace, message: str) -> Committed:
     assert workspace.git_dir is not None
     assert workspace.base is not None
     plain, branch = workspace.git, repository.head_ref(workspace.task_id)
-    index = workspace.git_dir / _INDEX
+    index = workspace.git_dir / f"{_INDEX}-{os.getpid()}"
     await asyncio.to_thread(_copy_index, workspace.git_dir / "index", index)
     git = replace(plain, variables={"GIT_INDEX_FILE": str(index)})
     notes = await _add_all(git)
@@ -83,7 +96,11 @@ async def _parents(git: Git, tip: str, head: str | None) -> list[str]:
 
 
 def _copy_index(now: Path, ours: Path) -> None:
-    Path(f"{ours}.lock").unlink(missing_ok=True)
+    """Of ours are files in git's own directory of the worktree, one a process; those of dead processes go."""
+    for old in ours.parent.glob(f"{_INDEX}-*"):
+        pid = old.name.removeprefix(f"{_INDEX}-").removesuffix(".lock")
+        if pid == str(os.getpid()) or not (pid.isdecimal() and psutil.pid_exists(int(pid))):
+            old.unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         shutil.copyfile(now, ours)
         return

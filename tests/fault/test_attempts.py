@@ -1,0 +1,163 @@
+"""Attempts whose worker, codexd or keeper is killed in mid-turn: they go on where they were, or tell what is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from baa.api.tasks import Attempt, AttemptState, Check, Task, TaskState
+from baa.scripted import Hold, Run, Say, ScriptedModel, when
+from tests.support.node import Node, moment, until, within
+from tests.support.station import Station, a_station
+
+pytestmark = pytest.mark.timeout(180)
+
+SCENARIOS = (
+    when("An earlier attempt at this task ended as lost", Run("echo two >> result"), Say("Went on.")),
+    when("toil", Run("echo one >> result"), (Hold("gate"), Say("Done."))),
+    when("quick", Run("echo one >> result"), Say("Quick.")),
+)
+
+
+@asynccontextmanager
+async def a_place(folder: Path) -> AsyncIterator[Station]:
+    async with ScriptedModel(SCENARIOS) as model, Node(folder / "node", model.base_url) as node:
+        await node.start()
+        async with a_station(folder, model, node) as station:
+            yield station
+
+
+@asynccontextmanager
+async def a_worker(here: Station, attempt: Attempt, folder: Path) -> AsyncIterator[int]:
+    """A worker as a process, which runs the attempt; its pid. It is killed at the end."""
+    command = (sys.executable, "-m", "tests.support.station", str(folder / "engine.sqlite3"))
+    given = (attempt.task_id, str(attempt.number), f"life-{here.lives}")
+    process = await asyncio.create_subprocess_exec(*command, *given, env=here.node.environment())
+    try:
+        yield process.pid
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def last(task: Task) -> Attempt:
+    assert task.attempts is not None
+    return task.attempts[-1]
+
+
+async def turns_of(here: Station) -> list[str]:
+    """Every turn that codexd was ever given."""
+    return [event["turnId"] for event in await here.node.events(types="turn.queued")]
+
+
+async def test_a_worker_killed_in_mid_turn_is_followed_by_another_and_the_turn_is_one(tmp_path: Path) -> None:
+    async with a_place(tmp_path) as here:
+        attempt = await here.assigned(prompt="toil", checks=[Check(command="grep -c one result")])
+        async with a_worker(here, attempt, tmp_path):
+            await within(here.model.held("gate"))
+        await here.registered()
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(here.run(attempt), name="attempt")
+            await until(lambda: here.node.running("gate") == [])
+            here.model.release("gate")
+            task = await within(running)
+        assert (task.state, task.attempt_count) == (TaskState.SUCCEEDED, 1)
+        done = last(task)
+        assert [turn.turn_id for turn in done.evidence.turns] == await turns_of(here)
+        assert (done.owner, [check.output for check in done.evidence.checks]) == ("life-2", ["1\n"])
+        assert (await here.told(task.task_id)).count("attempt.resumed") == 1
+
+
+async def test_a_worker_killed_before_it_could_write_leaves_one_of_everything(tmp_path: Path) -> None:
+    """Killed with a session that is made, a turn that is begun, a commit and a check that are done: none is written."""
+    async with a_place(tmp_path) as here:
+        attempt = await here.assigned(prompt="quick", checks=[Check(command="grep -c one result")])
+        codes = []
+        for writes in (2, 3, 4, 4, 0):
+            codes.append(await _killed_at(here, attempt, tmp_path, writes))
+            await here.registered()
+        assert codes == [*[-signal.SIGKILL] * 4, 0]
+        task = await here.engine.task(attempt.task_id)
+        assert (task.state, task.attempt_count) == (TaskState.SUCCEEDED, 1)
+        done = last(task).evidence
+        assert [turn.turn_id for turn in done.turns] == await turns_of(here)
+        assert len(await here.node.events(types="session.registered")) == 1
+        assert [check.output for check in done.checks] == ["1\n"]
+        assert here.repo.git("rev-list", "--count", f"{done.base_commit}..baa/{task.task_id}") == "1"
+
+
+async def _killed_at(here: Station, attempt: Attempt, folder: Path, writes: int) -> int:
+    """A worker's process, killed before that write, if there is one of that number; its exit code."""
+    command = (sys.executable, "-m", "tests.support.station", str(folder / "engine.sqlite3"))
+    given = (attempt.task_id, str(attempt.number), f"life-{here.lives}", str(writes))
+    process = await asyncio.create_subprocess_exec(*command, *given, env=here.node.environment())
+    try:
+        code = await within(process.wait())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return code
+
+
+async def test_one_that_was_stopped_and_comes_back_touches_nothing(tmp_path: Path) -> None:
+    async with a_place(tmp_path) as here:
+        attempt = await here.assigned(prompt="toil")
+        async with a_worker(here, attempt, tmp_path) as pid:
+            await within(here.model.held("gate"))
+            os.kill(pid, signal.SIGSTOP)
+            await here.registered()
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(here.run(attempt), name="attempt")
+                os.kill(pid, signal.SIGCONT)
+                here.model.release("gate")
+                task = await within(running)
+            await until(lambda: not Path(f"/proc/{pid}/fd").exists() or os.listdir(f"/proc/{pid}/fd") == [])
+        assert (task.state, last(task).owner) == (TaskState.SUCCEEDED, "life-2")
+        assert len(await turns_of(here)) == 1
+        assert (await here.told(task.task_id)).count("attempt.ended") == 1
+
+
+async def test_codexd_killed_in_mid_turn_is_waited_for(tmp_path: Path) -> None:
+    async with a_place(tmp_path) as here:
+        attempt = await here.assigned(prompt="toil")
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(here.run(attempt), name="attempt")
+            await within(here.model.held("gate"))
+            await here.node.kill()
+            here.model.release("gate")
+            await here.node.start()
+            task = await within(running)
+        assert task.state is TaskState.SUCCEEDED
+        assert len(await turns_of(here)) == 1
+
+
+async def test_a_turn_that_is_lost_ends_the_attempt_and_the_next_is_told(tmp_path: Path) -> None:
+    """The keeper dies with the line of the second turn in its hands: nobody can say what Codex did."""
+    async with a_place(tmp_path) as here:
+        await here.node.child()
+        keeper = here.node.keeper
+        check = Check(command=f"test -e stopped || {{ touch stopped; kill -STOP {keeper}; exit 1; }}")
+        attempt = await here.assigned(prompt="quick", checks=[check])
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(here.run(attempt), name="attempt")
+            async with asyncio.timeout(60):
+                while len(await here.node.events(types="turn.accepted")) < 2:
+                    await moment(0.02)
+            os.kill(keeper, signal.SIGKILL)
+            task = await within(running)
+        assert (task.state, task.reason) == (TaskState.QUEUED, "keeper_died")
+        lost = last(task)
+        assert (lost.state, [turn.status for turn in lost.evidence.turns]) == (AttemptState.LOST, ["completed", "lost"])
+        again = await here.run(await here.next_of(task.task_id))
+        assert (again.state, again.final_message) == (TaskState.SUCCEEDED, "Went on.")
+        assert here.repo.shown(f"baa/{task.task_id}:result") == "one\ntwo"
+        assert last(again).session_id != lost.session_id
