@@ -16,7 +16,7 @@ from baa.api.tasks import Workspace as Kind
 from baa.client.codexd import Codexd
 from baa.scripted import Hold, Limits, Refuse, Run, Say, ScriptedModel, when
 from baa.worker import prompts
-from tests.support.node import Node, within
+from tests.support.node import Node, moment, within
 from tests.support.station import Station, a_station, settings_of
 
 pytestmark = pytest.mark.timeout(180)
@@ -32,7 +32,9 @@ SCENARIOS = (
     when("down", Refuse(500)),
     when("refused", Refuse(400)),
     when(
-        "ask", Run("echo one > result", sandbox_permissions="require_escalated", justification="May I?"), Say("Asked.")
+        "put a question",
+        Run("echo one > result", sandbox_permissions="require_escalated", justification="May I?"),
+        Say("Asked."),
     ),
     when("say json", Say('{"found": 3}')),
     *(when(f"wait {gate}", (Say("Wait. "), Hold(gate), Say("Done."))) for gate in ("a", "b", "c", "d", "e")),
@@ -182,7 +184,7 @@ async def test_its_time_ends_the_turn_when_it_is_up(
 
 async def test_a_check_has_no_more_time_than_the_attempt(here: Station) -> None:
     check = Check(command="sleep 1000")
-    task, attempt = await here.done(prompt="make it", checks=[check], budget=Budget(time_ms=8000))
+    task, attempt = await here.done(prompt="make it", checks=[check], budget=Budget(time_ms=3000))
     assert (task.state, attempt.state, attempt.reason) == (
         TaskState.FAILED,
         AttemptState.BUDGET_EXCEEDED,
@@ -191,7 +193,7 @@ async def test_a_check_has_no_more_time_than_the_attempt(here: Station) -> None:
 
 
 async def test_silence_ends_the_turn_and_another_attempt_begins(here: Station) -> None:
-    task, attempt = await here.done(prompt="wait c", stall_ms=700)
+    task, attempt = await here.done(prompt="wait c", stall_ms=2500)
     assert (task.state, attempt.state, attempt.reason) == (TaskState.QUEUED, AttemptState.STALLED, "stalled")
     here.model.release("c")
     again = await here.run(await here.next_of(task.task_id))
@@ -243,12 +245,14 @@ async def test_a_model_that_cannot_be_reached_is_asked_again_in_the_same_attempt
 
 
 async def test_a_turn_whose_lease_ended_is_followed_by_another(here: Station) -> None:
-    here.may_renew, here.lease_ms = False, 1500
+    here.may_renew, here.lease_ms, after = False, 2000, await here.node.head()
     attempt = await here.assigned(prompt="wait d", checks=[Check(command="grep again result")])
     async with asyncio.TaskGroup() as group:
         running = group.create_task(here.run(attempt), name="attempt")
-        await within(here.model.held("d"))
-        here.lease_ms = 600_000
+        async with asyncio.timeout(60):
+            while not await here.node.events(after, types="turn.interrupted"):
+                await moment(0.02)
+        here.may_renew = True
         task = await within(running)
     assert task.state is TaskState.SUCCEEDED
     assert task.attempts is not None
@@ -259,13 +263,13 @@ async def test_a_turn_whose_lease_ended_is_followed_by_another(here: Station) ->
 
 
 async def test_a_lease_that_is_renewed_does_not_end(here: Station) -> None:
-    here.lease_ms = 1500
+    here.lease_ms = 3000
     attempt = await here.assigned(prompt="wait e")
     async with asyncio.TaskGroup() as group:
         running = group.create_task(here.run(attempt), name="attempt")
         await within(here.model.held("e"))
         (session,) = (await here.node.get("/v1/codexd/sessions", purpose=attempt.attempt_id)).json()["data"]["sessions"]
-        renewed = await here.node.ledger(session["currentTurnId"], wait_ms=3000)  # twice its lease
+        renewed = await here.node.ledger(session["currentTurnId"], wait_ms=4000)  # longer than its lease
         assert renewed["status"] == "in_progress"
         here.model.release("e")
         assert (await within(running)).state is TaskState.SUCCEEDED

@@ -225,6 +225,14 @@ async def test_a_commit_holds_all_of_it_once_and_runs_nothing_of_the_repository(
     assert repo.git("-c", "core.fsmonitor=false", "status", "--porcelain", at=made.folder) == ""
 
 
+async def test_a_file_of_the_same_size_changed_in_the_same_second_is_seen(repo: Repository, root: Path) -> None:
+    made = await Workspaces(root).prepare(a_task(), in_(repo))
+    for text in ("two\n", "six\n", "ten\n"):
+        (made.folder / "readme").write_text(text)
+        done = await committing.commit(made, text)
+        assert repo.shown(f"{done.commit}:readme") == text.strip()
+
+
 async def test_the_repositorys_own_author_commits(repo: Repository, root: Path) -> None:
     repo.git("config", "user.name", "Ada")
     repo.git("config", "user.email", "ada@example.org")

@@ -102,7 +102,7 @@ def _copy_index(now: Path, ours: Path) -> None:
         if pid == str(os.getpid()) or not (pid.isdecimal() and psutil.pid_exists(int(pid))):
             old.unlink(missing_ok=True)
     with suppress(FileNotFoundError):
-        shutil.copyfile(now, ours)
+        shutil.copy2(now, ours)  # with its time: by it git knows which files may have changed since they were looked at
         return
     ours.unlink(missing_ok=True)
 
