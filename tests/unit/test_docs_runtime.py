@@ -113,6 +113,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
         for field in msgspec.structs.fields(getattr(config.File(), table)):
             default = field.default
             shown = " ".join(default) if isinstance(default, tuple) else str(default)
+            shown = shown.lower() if isinstance(default, bool) else shown
             assert rows[f"BAA_{table.upper()}_{field.name.upper()}"] == f"`{shown}`"
 
 
