@@ -19,6 +19,7 @@ import structlog
 from baa import config, logs, notify
 from baa.api.errors import CannotStart
 from baa.config import Config
+from baa.known_secrets import KnownSecrets
 
 EX_CANTCREAT: Final = 73
 
@@ -88,7 +89,7 @@ def main(program: str, run: Run, *, errand: Errand | None = None) -> int:
 
     try:
         resolved = config.load(given.config)
-        _log_to(resolved.logs_of(program), program, also_stderr=given.log_to_stderr)
+        _log_to(resolved, program, also_stderr=given.log_to_stderr)
         asyncio.run(whole(resolved))
     except CannotStart as refused:
         sys.stderr.write(f"{program}: {refused.message}\n")
@@ -147,8 +148,10 @@ def _stop_signals(*, with_stdin: bool) -> Iterator[Stop]:
             signal.signal(number, signal.SIG_IGN)  # it ends by itself now: one more must not make another end of it
 
 
-def _log_to(folder: Path, program: str, *, also_stderr: bool) -> None:
+def _log_to(resolved: Config, program: str, *, also_stderr: bool) -> None:
+    folder = resolved.logs_of(program)
+    known = KnownSecrets(resolved.tokens_dir, resolved.codex_home)
     try:
-        logs.to_folder(folder, program, also_stderr=also_stderr)
+        logs.to_folder(folder, program, redactor=known.redactor, also_stderr=also_stderr)
     except OSError as error:
         raise CannotStart(f"The log cannot be written to {folder}: {error}", exit_code=EX_CANTCREAT) from error

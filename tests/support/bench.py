@@ -112,7 +112,7 @@ class Bench:
 async def bench(folder: Path) -> AsyncIterator[Bench]:
     clock = MovedClock()
     log = EventLog(folder / "log.sqlite3", clock=clock)
-    loop = MainLoop(log, restore.restore(log.reader(), clock), clock=clock)
+    loop = MainLoop(log, restore.restore(log.reader(), clock, log.seal), clock=clock)
     try:
         async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
             running = tasks.create_task(loop.run(), name="main loop")

@@ -285,7 +285,7 @@ class World:
     async def _codexd(self) -> AsyncIterator[Codexd]:
         """A codexd from its boot to its sudden end."""
         log = EventLog(self.path, clock=self._clock)
-        loop = MainLoop(log, restore.restore(log.reader(), self._clock), clock=self._clock)
+        loop = MainLoop(log, restore.restore(log.reader(), self._clock, log.seal), clock=self._clock)
         codexd = Codexd(log, loop, Commands(loop, clock=self._clock))
         loop.on_look = codexd.looks.append
         left = restore.living(log.reader(), self._folder, self._clock)
@@ -327,7 +327,7 @@ class World:
     def _compare(self, codexd: Codexd) -> None:
         """Had it stopped in good order, the next one would begin just where it was."""
         with closing(open_reader(self.path)) as log:
-            restored = restore.restore(log, self._clock)
+            restored = restore.restore(log, self._clock, codexd.log.seal)
         alive = 0 if codexd.generation is None else codexd.generation.number
         assert durable(restored.sessions.values(), alive) == durable(codexd.loop.sessions.all.values(), alive)
 

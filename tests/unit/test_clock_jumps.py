@@ -75,7 +75,7 @@ async def test_the_next_codexd_knows_how_long_a_turn_was_silent(codexd: Bench, j
     await codexd.passes(20)
     if away:
         codexd.clock.wall_ms += jump_ms
-    restored = restore.restore(codexd.log.reader(), codexd.clock)
+    restored = restore.restore(codexd.log.reader(), codexd.clock, codexd.log.seal)
     saw("F55", set_by_more_than_a_minute(codexd), f"the wall clock jumped by {jump_ms} ms")
     silent_ms = restored.silent_ms["trn_a"]
     assert 20_000 <= silent_ms < 20_000 + MOMENT_MS
@@ -90,7 +90,7 @@ async def test_after_a_reboot_the_wall_clock_tells_how_long_it_was_silent(codexd
 
     await codexd.loop.change(forget)
     codexd.clock.wall_ms += 30_000
-    silent_ms = restore.restore(codexd.log.reader(), codexd.clock).silent_ms["trn_a"]
+    silent_ms = restore.restore(codexd.log.reader(), codexd.clock, codexd.log.seal).silent_ms["trn_a"]
     assert 30_000 <= silent_ms < 30_000 + MOMENT_MS
 
 
@@ -100,7 +100,7 @@ async def test_a_stored_deadline_comes_when_it_was_to_come(codexd: Bench, jump_m
     await codexd.passes(20)
     codexd.clock.wall_ms += jump_ms
     next_one = Timers(codexd.clock)
-    next_one.restore(restore.restore(codexd.log.reader(), codexd.clock).timers)
+    next_one.restore(restore.restore(codexd.log.reader(), codexd.clock, codexd.log.seal).timers)
     due_in = next_one.next_in()
     assert due_in is not None
     assert 40 - MOMENT_MS / 1000 < due_in <= 40

@@ -132,7 +132,7 @@ async def test_a_line_is_given_to_the_keeper_only_once_it_is_in_the_log(kept: Ke
 async def test_a_keeper_that_is_met_again_is_given_what_it_did_not_take_and_all_that_follows(kept: Kept) -> None:
     await kept.send("a:start:1", None, "b:open:3")
     link, listener = await link_to(taken=1)
-    kept.generation.give_again(kept.log.reader(), link)
+    kept.generation.give_again(kept.log.reader(), kept.log.seal, link)
     await kept.send(None)
 
     assert kept.generation.given == 4
@@ -233,4 +233,4 @@ async def test_a_child_that_ended_is_no_longer_found_and_has_no_outbox(
     assert kept.living() is None
     assert kept.outbox() == []
     assert kept.row("code, signal, reason, keeper_died") == row
-    assert restore.restore(kept.log.reader(), SystemClock()).generation == 1
+    assert restore.restore(kept.log.reader(), SystemClock(), kept.log.seal).generation == 1

@@ -16,8 +16,10 @@ import structlog
 from baa import logs
 from baa.codexd import lifecycle
 from baa.codexd.eventlog import Stored
+from baa.known_secrets import KnownSecrets
+from tests.support.planted import Planted, core
 
-EVIL = 'first\nsecond\r\x1b[31mred\x1b[0m\x00\u2028 "quoted" \\ é😀'
+EVIL = 'first\nsecond\r\x1b[31mred\x1b[0m\x00\u2028\u2029\x85\x9b31m\x7f\u202e "quoted" \\ é😀'
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def entries(folder: Path) -> list[dict[str, Any]]:
     raw = (folder / "codexd.jsonl").read_bytes()
     assert raw.endswith(b"\n")
-    assert not [byte for byte in raw if byte < 0x20 and byte != 0x0A], "a terminal could obey this"
+    assert not [byte for byte in raw if not 0x20 <= byte < 0x7F and byte != 0x0A], "a terminal could obey this"
     return [json.loads(line) for line in raw.decode().removesuffix("\n").split("\n")]
 
 
@@ -63,6 +65,36 @@ def test_whatever_is_said_stays_on_one_line(folder: Path) -> None:
     (entry,) = entries(folder)
 
     assert (entry["event"], entry["field"], entry["nested"]) == (EVIL, EVIL, {EVIL: [EVIL]})
+
+
+def test_no_field_can_pass_for_a_line_of_its_own(folder: Path) -> None:
+    forged = '"}\n{"event":"turn.completed","level":"info"}\n'
+    structlog.get_logger("codexd").info("said", text=forged, **{forged: forged})
+    logging.getLogger("library").info(forged)
+
+    assert [entry["event"] for entry in entries(folder)] == ["said", forged]
+
+
+SECRETS = Planted(11)
+
+
+def test_secrets_are_told_nowhere_in_a_line(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "tokens").mkdir()
+    known = KnownSecrets(tmp_path / "tokens", None, {"A_SECRET": SECRETS.named})
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    logs.to_folder(folder, "codexd", redactor=known.redactor)
+    (tmp_path / "tokens" / "drive").write_text("a-token-that-came-later")
+    for secret in (*SECRETS.shaped.values(), SECRETS.named, "a-token-that-came-later"):
+        structlog.get_logger("codexd").info(f"is {secret}", field=[secret], **{secret: EVIL})
+        logging.getLogger("library").error("%s", secret)
+        try:
+            raise ValueError(secret)
+        except ValueError:
+            structlog.get_logger("codexd").exception("it broke")
+        told = entries(folder)[-3:]
+        assert core(secret) not in repr(told)
+        assert all("[redacted]" in repr(entry) for entry in told)
 
 
 def test_what_libraries_log_becomes_such_a_line_too(folder: Path) -> None:

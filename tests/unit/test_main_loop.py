@@ -166,7 +166,7 @@ async def test_a_codexd_that_stops_takes_nothing_new(codexd: Bench) -> None:
 
 async def test_a_full_inbox_refuses_the_next_caller_but_not_the_supervisor(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "log.sqlite3", clock=SystemClock())
-    loop = MainLoop(log, restore.restore(log.reader(), SystemClock()), clock=SystemClock())
+    loop = MainLoop(log, restore.restore(log.reader(), SystemClock(), log.seal), clock=SystemClock())
     commands = Commands(loop, clock=SystemClock())
     async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
         for number in range(INBOX_MAX):
@@ -184,7 +184,7 @@ async def test_a_full_inbox_refuses_the_next_caller_but_not_the_supervisor(tmp_p
 
 async def test_a_caller_that_left_before_its_turn_was_decided_has_asked_for_nothing(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "log.sqlite3", clock=SystemClock())
-    loop = MainLoop(log, restore.restore(log.reader(), SystemClock()), clock=SystemClock())
+    loop = MainLoop(log, restore.restore(log.reader(), SystemClock(), log.seal), clock=SystemClock())
     commands = Commands(loop, clock=SystemClock())
     async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
         caller = tasks.create_task(commands.create_session("ses_a", SETTINGS), name="caller")

@@ -19,7 +19,10 @@ from baa.codexd import restore, schema, tables
 from baa.codexd.machines.session import Session
 from baa.codexd.machines.turn import Item, Turn
 from baa.codexd.main_loop import Key, Restored
+from baa.codexd.seal import Seal
 from tests.support.script import ASKED, SETTINGS
+
+SEAL = Seal(bytes(32))
 
 
 class Log:
@@ -55,7 +58,7 @@ class Log:
         self.connection.execute("INSERT INTO outbox VALUES (?, ?, ?, x'', NULL)", (generation, number, request_id))
 
     def restored(self) -> Restored:
-        return restore.restore(self.connection, SystemClock())
+        return restore.restore(self.connection, SystemClock(), SEAL)
 
     def session(self) -> Session:
         return self.restored().sessions["ses_a"]
@@ -73,7 +76,7 @@ def log() -> Iterator[Log]:
 def test_an_empty_log_restores_nothing() -> None:
     with closing(apsw.Connection(":memory:")) as connection:
         schema.prepare(connection, epoch="", daemon_id="")
-        assert restore.restore(connection, SystemClock()) == Restored()
+        assert restore.restore(connection, SystemClock(), SEAL) == Restored()
         assert restore.living(connection, Path("/home/user"), SystemClock()) is None
 
 

@@ -20,10 +20,11 @@ from baa.api import events as e
 from baa.api.errors import Rejected
 from baa.api.events import Event, EventType
 from baa.api.sessions import TurnRequest
-from baa.codexd import reading, restore, schema, tables
+from baa.codexd import opening, reading, restore, schema, tables
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.retention import BATCH_BYTES, BATCH_EVENTS, Limits, Retention, Row, droppable
+from baa.codexd.seal import seal_of
 from baa.codexd.subscriptions import Subscriptions, Wanted, read_on
 from baa.http.frames import FRAME
 from baa.sqlite import open_reader
@@ -313,7 +314,7 @@ async def test_boot_and_ledgers_need_nothing_of_what_goes(seed: int, tmp_path: P
 
     def boot() -> object:
         with closing(open_reader(world.path)) as connection:
-            return stored(connection), restore.restore(connection, clock)
+            return stored(connection), restore.restore(connection, clock, seal_of(opening.seal_of(world.path)))
 
     async with opened(world.path, clock) as log:
         before, events = boot(), log.head
@@ -332,6 +333,7 @@ async def test_a_release_with_other_tables_makes_none_from_events_that_are_gone(
         await write(log, registered(), *begun("trn_a", 3), *ended("trn_a"), warning("last"))
         before = everything(path)
     with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("DROP TABLE sealed; DROP TABLE held")
         connection.execute("DROP TABLE mark; DELETE FROM meta WHERE key IN ('oldest', 'compacted', 'ran_ms')")
         connection.execute("DELETE FROM event WHERE seq < (SELECT max(seq) FROM event); PRAGMA user_version = 2")
         schema.prepare(connection, epoch="other", daemon_id="other", fold=tables.fold)

@@ -56,6 +56,7 @@ from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
 from baa.http.keyring import TokenFiles
 from baa.http.tokens import ensure_tokens
+from baa.known_secrets import KnownSecrets
 from baa.process import Stop
 from baa.sqlite import open_reader
 
@@ -143,7 +144,7 @@ def _put_together(
 ) -> Daemon:
     """All parts of codexd, in the state that the log holds; nothing runs yet."""
     periods = Periods(config.idle_ms, config.interaction_deadline_ms, config.answer_ms)
-    main_loop = MainLoop(log, restore.restore(connection, clock), clock=clock, periods=periods)
+    main_loop = MainLoop(log, restore.restore(connection, clock, log.seal), clock=clock, periods=periods)
     setting = Setting(
         keepers=config.state_dir / "keepers",
         daemon_lock=config.state_dir / "daemon.lock",
@@ -393,7 +394,7 @@ async def _fail_with(log: EventLog) -> None:
 def _open_log(config: Config, clock: Clock) -> EventLog:
     path = config.state_dir / "codexd.sqlite3"
     try:
-        return EventLog(path, clock=clock)
+        return EventLog(path, clock=clock, secrets=KnownSecrets(config.tokens_dir, config.codex_home))
     except schema.NewerSchema as newer:
         raise CannotStart(f"{path}: {newer}. Install that release again.", exit_code=EX_CONFIG) from None
     except (apsw.Error, OSError) as error:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import apsw
 import msgspec
@@ -33,6 +33,9 @@ from baa.codexd import opening, reading, schema, tables
 from baa.codexd.ballast import OPENING_BYTES, Ballast
 from baa.codexd.highwater import MARK_S, HighWater
 from baa.codexd.machines.inputs import NewEvent
+from baa.codexd.redacting import Redacting, cannot_open
+from baa.codexd.seal import Seal, seal_of
+from baa.known_secrets import KnownSecrets
 from baa.sqlite import open_reader
 
 COMMIT_INTERVAL_S: Final = 0.002
@@ -51,6 +54,8 @@ SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Why a write fails that will pass once somebody has made room, or the folder writable."""
 
 _log = structlog.get_logger("log")
+
+Told = TypeVar("Told")
 
 
 @dataclass(slots=True)
@@ -79,8 +84,8 @@ class LogFailed(Exception):
 class EventLog:
     """The log of one state folder. Made and used in the loop's thread; only `_run` is another's."""
 
-    def __init__(self, path: Path, *, clock: Clock) -> None:
-        """Open the log, or make it.
+    def __init__(self, path: Path, *, clock: Clock, secrets: KnownSecrets | None = None) -> None:
+        """Open the log, or make it. `secrets` are not told by it; without them, those of the environment.
 
         A damaged one is set aside first. Raises apsw.Error if the file cannot be opened, schema.NewerSchema if a later
         release wrote it.
@@ -98,10 +103,14 @@ class EventLog:
         self.daemon_id = self.meta("daemon_id")
         self.head: int = next(self._connection.execute("SELECT coalesce(max(seq), 0) FROM event"))[0]
         self.oldest = int(self.meta("oldest"))
+        self._redacting = Redacting(
+            self._connection, secrets or KnownSecrets(None, None), seal_of(opening.seal_of(path)), self.head
+        )
         self.appended_bytes = 0
         told = self._connection.execute("SELECT value FROM meta WHERE key = 'went_back'").fetchone()
         self.shorter = self._water.contradicts(self._connection) if told is None else None
         self.went_back = self.shorter if told is None else str(told[0])
+        self.went_back = self.went_back or cannot_open(self._connection, self.seal)
         self._distrusted = self.went_back is not None
         self._unmarked: tuple[int, bytes] | None = None
         self._mark_at = 0.0
@@ -129,6 +138,15 @@ class EventLog:
     def meta(self, key: str) -> str:
         """A fact about the log itself. Call it before the first transaction only."""
         return str(next(self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)))[0])
+
+    @property
+    def seal(self) -> Seal:
+        """What opens the values of the log that were closed."""
+        return self._redacting.seal
+
+    def told(self, value: Told) -> Told:
+        """The value as the log would tell it: without secrets; the value itself if there are none."""
+        return self._redacting.told(value)
 
     @property
     def problem(self) -> str | None:
@@ -293,25 +311,36 @@ class EventLog:
         told: list[tuple[Transaction, int]] = []
         stored: list[Stored] = []
         inserted = 0
+        redacting = self._redacting
+        redacting.begin()
         connection.execute("BEGIN IMMEDIATE")
         try:
             for transaction in batch:
                 told.append((transaction, seq))
                 for event in transaction.events:
+                    if event.type is EventType.ITEM_DELTA:
+                        seq += 1
+                        stored.append(self._append(redacting.delta(event), seq, at))
+                        continue
+                    for late in redacting.before(event):
+                        seq += 1
+                        stored.append(self._append(late, seq, at))
                     seq += 1
                     if event.type is EventType.ITEM_ABANDONED:  # its text is made of the deltas before it
                         _insert(connection, stored[inserted:])
                         inserted = len(stored)
                     stored.append(self._append(event, seq, at))
                 for statement, values in transaction.statements:
-                    connection.execute(statement, values)
+                    connection.execute(statement, redacting.statement(values))
             _insert(connection, stored[inserted:])
+            redacting.put_down()
             connection.execute("COMMIT")
         except BaseException:  # boundary: transaction. It is undone whatever went wrong, and passed on.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         self._seq = seq
+        redacting.committed()
         return told, stored
 
     def _append(self, event: NewEvent, seq: int, at: str) -> Stored:
@@ -319,7 +348,7 @@ class EventLog:
         if isinstance(payload, ItemAbandoned) and event.turn_id is not None:
             text = reading.text_so_far(self._connection, event.turn_id, payload.item_id)
             payload = msgspec.structs.replace(payload, text=text)
-        encoded = msgspec.json.encode(payload)
+        encoded = self._redacting.encoded(event, payload)
         body = body_of(event, seq, at, encoded)
         if event.type is not EventType.ITEM_DELTA:
             tables.project(self._connection, event.type, (event.session_id, event.turn_id, seq, at), encoded)
@@ -328,7 +357,7 @@ class EventLog:
     # --- back in the loop's thread
 
     def _committed(self, told: list[tuple[Transaction, int]], stored: list[Stored]) -> None:
-        self._backlog -= len(stored)
+        self._backlog -= sum(len(transaction.events) for transaction, _ in told)
         self.stuck.clear()
         self._measure_backlog()
         if stored:

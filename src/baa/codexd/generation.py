@@ -19,6 +19,8 @@ from baa.codexd.appserver.lines import Line
 from baa.codexd.appserver.spool import Spool
 from baa.codexd.eventlog import Transaction
 from baa.codexd.installed import Installed
+from baa.codexd.redacting import Private
+from baa.codexd.seal import Seal
 
 IN_FLIGHT_MAX: Final = 64
 """Requests that Codex may have at once: it takes 128, refuses some beyond that, and of 3,000 never answered 565."""
@@ -69,7 +71,10 @@ class Generation:
         transaction.statements.append(
             (
                 "INSERT INTO outbox (generation, number, request_id, line, note) VALUES (?, ?, ?, ?, ?)",
-                (self.number, number, line.request_id, line.data, line.note),
+                (
+                    *(self.number, number, line.request_id, Private(line.data)),
+                    None if line.note is None else Private(line.note),
+                ),
             )
         )
         transaction.statements.append(self._set("lines", number))
@@ -99,14 +104,14 @@ class Generation:
         held = self._held[0][0] if self._held else self.lines + 1
         return any(number is not None and number >= held for number in numbers)
 
-    def give_again(self, connection: apsw.Connection, link: KeeperLink) -> None:
+    def give_again(self, connection: apsw.Connection, seal: Seal, link: KeeperLink) -> None:
         """Give the keeper the lines that it did not take, and all later ones as they come."""
         rows = connection.execute(
             "SELECT number, line FROM outbox WHERE generation = ? AND number > ? ORDER BY number",
             (self.number, link.hello.taken),
         )
         self._flying = {number for number in self.asked.values() if number <= link.hello.taken}
-        self._held = deque(rows)
+        self._held = deque((number, _opened(seal, line)) for number, line in rows)
         self.link = link
         self._flow()
 
@@ -170,3 +175,9 @@ class Generation:
 
     def _set(self, column: str, value: Any) -> tuple[str, tuple[Any, ...]]:
         return (f"UPDATE generation SET {column} = ? WHERE generation = ?", (value, self.number))
+
+
+def _opened(seal: Seal, line: bytes) -> bytes:
+    opened = seal.open(line)
+    assert opened is not None  # or the log had gone back (redacting.cannot_open)
+    return opened

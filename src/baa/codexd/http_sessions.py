@@ -12,7 +12,7 @@ from litestar.params import FromPath
 from baa.api import ids
 from baa.api.errors import Code, Rejected
 from baa.api.interactions import AnswerInteraction
-from baa.api.sessions import CreateSession, Fork, NoFields, Session, SessionSettings, SessionStatus
+from baa.api.sessions import CreateSession, Fork, NoFields, Session, SessionStatus
 from baa.codexd import reading
 from baa.codexd.attaching import Attaching
 from baa.codexd.commands import no_such_interaction, no_such_session
@@ -76,7 +76,7 @@ def routes(daemon: Daemon, policy: Policy) -> list[Any]:
         await optional_body(request, NoFields)
         await daemon.loop.settle()
         source = _session(daemon, session_id)
-        settings = _settings_of(source)
+        settings = daemon.loop.sessions.all[session_id].settings  # the tables tell them without secrets
         policy.go_on(settings)
         fork = await _fork_of(daemon, source)
         forked_id = ids.new_id(ids.SESSION, daemon.clock.utc_ms())
@@ -150,11 +150,6 @@ async def _fork_of(daemon: Daemon, source: Session) -> Fork:
     return past or source.forked_from or Fork(source.session_id, None)
 
 
-def _settings_of(source: Session) -> SessionSettings:
-    names = {field.name for field in msgspec.structs.fields(SessionSettings)}
-    return SessionSettings(**{name: getattr(source, name) for name in names})
-
-
 async def answered(daemon: Daemon, request: Asked, interaction_id: str, fits: Any) -> Response[bytes]:
     """Answer a question, or say how it was answered: the same answer again is no mistake, another comes too late."""
     asked = envelope.decode(await request.body(), AnswerInteraction)
@@ -164,7 +159,7 @@ async def answered(daemon: Daemon, request: Asked, interaction_id: str, fits: An
     found = reading.interaction(daemon.log.reader(), interaction_id)
     if found is None or not fits(found.session_id, found.turn_id):
         raise no_such_interaction()
-    if not won and found.answer != asked:
+    if not won and found.answer != daemon.log.told(asked):
         raise Rejected(
             Code.INTERACTION_RESOLVED,
             "The interaction is over already; `interaction` says how.",

@@ -53,6 +53,11 @@ def routes(daemon: Daemon, policy: Policy) -> list[Any]:
         if asked.output_schema is not None:
             _check_schema(asked.output_schema)
         key, body_hash = idempotency_key(request), hashlib.sha256(body).hexdigest()
+        if log.told(key) != key:
+            raise Rejected(
+                Code.INVALID_REQUEST,
+                "The Idempotency-Key looks like a secret, and would stand in the log. Use a UUID.",
+            )
         done = await commands.repeated(key, body_hash) or await begin(asked, key, body_hash)
         told: dict[str, Any] = {"turn": _turn(daemon, done.turn_id), "cursor": str(log.cursor(done.seq))}
         return answer(told | {"steered": True} if done.steered else told, 202)

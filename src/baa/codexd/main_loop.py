@@ -36,6 +36,7 @@ from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.machines.session import Session
 from baa.codexd.machines.step import step
 from baa.codexd.machines.turn import Turn
+from baa.codexd.redacting import Private
 from baa.codexd.registry import Registry
 from baa.codexd.timers import USUAL, Periods, StoredTimer, Timers
 from baa.codexd.walltime import WallTime
@@ -364,7 +365,7 @@ class MainLoop:
             case i.Idle(session_id):
                 self.timers.set(transaction, session_id, i.TimerKind.IDLE, self.periods.idle_ms)
             case i.Remember(owner_id):
-                told = msgspec.json.encode({"stop": effect.stop, "said": effect.said}).decode()
+                told = Private(msgspec.json.encode({"stop": effect.stop, "said": effect.said}).decode())
                 statement = "INSERT OR REPLACE INTO ending (owner_id, told) VALUES (?, ?)"
                 transaction.statements.append((statement, (owner_id, told)))
             case i.EndChild(reason):

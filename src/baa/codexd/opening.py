@@ -38,6 +38,11 @@ def ballast_of(path: Path) -> Path:
     return path.with_suffix(".ballast")
 
 
+def seal_of(path: Path) -> Path:
+    """The file with the key to what stands closed in a log."""
+    return path.with_suffix(".seal")
+
+
 def damage_of(path: Path) -> Path:
     """The file in which a codexd says that its log is damaged, for the next one to set it aside."""
     return path.with_suffix(".damaged")

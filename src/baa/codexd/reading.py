@@ -115,6 +115,30 @@ def text_so_far(connection: apsw.Connection, turn_id: str, item_id: str) -> str 
     return "".join(pieces) if pieces else None
 
 
+LOOKED_BACK_MAX: Final = 10_000
+"""Deltas of other texts that are looked through for what was told last of one."""
+
+
+def last_told(
+    connection: apsw.Connection, turn_id: str, item_id: str, stream: str, *, before: int, characters: int
+) -> str:
+    """The last characters of an item's text that were told up to seq `before`; "" if the item began later."""
+    rows = connection.execute(
+        "SELECT event.body FROM item JOIN turn USING (turn_id) JOIN event ON event.session_id = turn.session_id"
+        " AND event.seq > item.started_seq AND event.seq <= ? AND event.type = 'item.delta'"
+        " WHERE item.turn_id = ? AND item.item_id = ? AND item.started_seq <= ?1 ORDER BY event.seq DESC LIMIT ?",
+        (before, turn_id, item_id, LOOKED_BACK_MAX),
+    )
+    text = ""
+    for (body,) in rows:
+        told = _delta_body.decode(body)
+        if (told.turn_id, told.payload.item_id, told.payload.stream) == (turn_id, item_id, stream):
+            text = told.payload.delta + text
+            if len(text) >= characters:
+                break
+    return text[-characters:]
+
+
 _SESSION: Final = """
 SELECT session_id, thread_id, settings, forked_from, model, last_turn_id, last_turn_status, usage, created_at,
     updated_at, closed_at,

@@ -20,13 +20,15 @@ from baa.codexd.machines.interaction import Question
 from baa.codexd.machines.session import Agent, Session, with_turn
 from baa.codexd.machines.turn import Item, Said, Steer, StopWish, Turn
 from baa.codexd.main_loop import Key, Restored
+from baa.codexd.seal import Seal
 from baa.codexd.timers import StoredTimer
 from baa.codexd.walltime import ago_ms
 
 
-def restore(connection: apsw.Connection, clock: Clock) -> Restored:
-    """The state that the tables hold."""
+def restore(connection: apsw.Connection, clock: Clock, seal: Seal) -> Restored:
+    """The state that the tables hold. What they tell without its secrets is taken from where it stands closed."""
     restored = Restored()
+    kept = _kept(connection, seal)
     (restored.generation,) = next(connection.execute("SELECT coalesce(max(generation), 0) FROM generation"))
     for row in connection.execute(
         "SELECT session_id, settings, thread_id, resumable, coalesce(loaded.generation, 0), forked_from, model, effort,"
@@ -35,7 +37,7 @@ def restore(connection: apsw.Connection, clock: Clock) -> Restored:
         session_id, settings, thread_id, resumable, loaded_in, fork, model, effort, effort_set, closed = row
         restored.sessions[session_id] = Session(
             session_id,
-            msgspec.json.decode(settings, type=SessionSettings),
+            msgspec.json.decode(kept.get(session_id, settings), type=SessionSettings),
             thread_id=thread_id,
             resumable=bool(resumable),
             loaded_in=loaded_in,
@@ -49,13 +51,13 @@ def restore(connection: apsw.Connection, clock: Clock) -> Restored:
         session = restored.sessions[session_id]
         agents = (*session.agents, Agent(thread_id, codex_turn_id))
         restored.sessions[session_id] = replace(session, agents=agents)
-    for turn, session_id in _open_turns(connection):
+    for turn, session_id in _open_turns(connection, kept):
         session = restored.sessions[session_id]
         # At most one of a session is with Codex, and it is the oldest.
         restored.sessions[session_id] = replace(session, turns=(*session.turns, turn))
-    _endings(connection, restored)
-    _questions(connection, restored)
-    _asked(connection, restored)
+    _endings(connection, restored, seal)
+    _questions(connection, restored, kept)
+    _asked(connection, restored, seal)
     for key, body_hash, turn_id, seq, steered in connection.execute(
         "SELECT key, body_hash, turn_id, seq, steered FROM idempotency_key"
     ):
@@ -68,7 +70,13 @@ def restore(connection: apsw.Connection, clock: Clock) -> Restored:
     return restored
 
 
-def _open_turns(connection: apsw.Connection) -> list[tuple[Turn, str]]:
+def _kept(connection: apsw.Connection, seal: Seal) -> dict[str, bytes]:
+    """What is kept closed, by its owner. Without its key there is what the tables tell, and nothing better."""
+    opened = ((owner_id, seal.open(told)) for owner_id, told in connection.execute("SELECT owner_id, told FROM sealed"))
+    return {owner_id: told for owner_id, told in opened if told is not None}
+
+
+def _open_turns(connection: apsw.Connection, kept: dict[str, bytes]) -> list[tuple[Turn, str]]:
     rows = connection.execute(
         "SELECT turn_id, session_id, request, status, codex_turn_id, turn.generation, generation.ended_at IS NOT NULL,"
         " generation.keeper_died, final_message FROM turn LEFT JOIN generation USING (generation)"
@@ -76,7 +84,7 @@ def _open_turns(connection: apsw.Connection) -> list[tuple[Turn, str]]:
     )
     turns = []
     for turn_id, session_id, asked, status, codex_turn_id, generation, dead, keeper_died, final in list(rows):
-        request = msgspec.json.decode(asked, type=TurnRequest)
+        request = msgspec.json.decode(kept.get(turn_id, asked), type=TurnRequest)
         turn = Turn(
             turn_id,
             request,
@@ -115,10 +123,10 @@ class _Ending(msgspec.Struct):
     said: Said | None = None
 
 
-def _endings(connection: apsw.Connection, restored: Restored) -> None:
+def _endings(connection: apsw.Connection, restored: Restored, seal: Seal) -> None:
     """Which turns are to end, and which sessions are to be closed."""
     for owner_id, told in connection.execute("SELECT owner_id, told FROM ending"):
-        ending = msgspec.json.decode(told, type=_Ending)
+        ending = msgspec.json.decode(seal.open_text(told) or "{}", type=_Ending)
         session = restored.sessions.get(owner_id)
         if session is not None:
             restored.sessions[owner_id] = replace(session, closing=True)
@@ -126,7 +134,7 @@ def _endings(connection: apsw.Connection, restored: Restored) -> None:
             _change(restored, owner_id, stop=ending.stop, said=ending.said)
 
 
-def _questions(connection: apsw.Connection, restored: Restored) -> None:
+def _questions(connection: apsw.Connection, restored: Restored, kept: dict[str, bytes]) -> None:
     rows = connection.execute(
         "SELECT session_id, interaction_id, generation, request_id, kind, turn_id, decisions, request FROM interaction"
         " WHERE status = 'open' ORDER BY asked_seq"
@@ -139,13 +147,13 @@ def _questions(connection: apsw.Connection, restored: Restored) -> None:
             InteractionKind(kind),
             turn_id,
             tuple(msgspec.json.decode(decisions)),
-            msgspec.Raw(request.encode()),
+            msgspec.Raw(kept.get(interaction_id, request.encode())),
         )
         session = restored.sessions[session_id]
         restored.sessions[session_id] = replace(session, questions=(*session.questions, question))
 
 
-def _asked(connection: apsw.Connection, restored: Restored) -> None:
+def _asked(connection: apsw.Connection, restored: Restored, seal: Seal) -> None:
     """What the living child was asked and has not answered: these requests are still in the outbox."""
     for generation, request_id, note in connection.execute(
         "SELECT generation, request_id, note FROM outbox WHERE request_id IS NOT NULL ORDER BY number"
@@ -160,7 +168,10 @@ def _asked(connection: apsw.Connection, restored: Restored) -> None:
             case "clean":
                 _change(restored, owner_id, cleaning_in=generation)
             case "steer":
-                told = msgspec.json.decode(note, type=SteerNote)
+                opened = seal.open(note)
+                if opened is None:  # the log has gone back, then, and its open turns are lost
+                    continue
+                told = msgspec.json.decode(opened, type=SteerNote)
                 steer = Steer(rest[0], told.input, told.idempotency_key, told.body_hash, sent=True)
                 _add_steer(restored, owner_id, steer)
 

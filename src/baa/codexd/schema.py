@@ -7,7 +7,7 @@ from typing import Final
 
 import apsw
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 LOG: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -197,6 +197,24 @@ CREATE TABLE mark (
 INSERT INTO meta (key, value) VALUES ('oldest', '1'), ('compacted', '0'), ('ran_ms', '0');
 """
 
+SECRETS: Final = """
+-- What must be kept as it is and is not told (redacting.py), closed with a key that is not in this file: a session's
+-- settings, a turn's request, a question.
+CREATE TABLE sealed (
+    owner_id TEXT PRIMARY KEY,
+    told     BLOB NOT NULL
+) STRICT;
+
+-- What is held back of texts that come in pieces.
+CREATE TABLE held (
+    turn_id TEXT NOT NULL,
+    item_id TEXT NOT NULL,
+    stream  TEXT NOT NULL,
+    told    BLOB NOT NULL,
+    PRIMARY KEY (turn_id, item_id, stream)
+) STRICT;
+"""
+
 FOLDED: Final = ("session", "turn", "item", "interaction", "idempotency_key")
 """The tables that follow from the events alone."""
 
@@ -241,6 +259,8 @@ def prepare(
             fold(connection)
         if version < 2:
             connection.execute(WISHES)
-        connection.execute(KEEPING)
+        if version < 3:
+            connection.execute(KEEPING)
+        connection.execute(SECRETS)
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("PRAGMA foreign_keys = ON")

@@ -173,7 +173,7 @@ class Succession:
             signal=told.signal,
             reason=reason,
             uptime_ms=uptime_ms,
-            stderr_tail=told.stderr_tail[-STDERR_TOLD:] if told.stderr_tail else None,
+            stderr_tail=self._loop.log.told(told.stderr_tail)[-STDERR_TOLD:] if told.stderr_tail else None,
             bytes_discarded=generation.spool.unfinished or None,
         )
         transaction.events.append(NewEvent(EventType.CHILD_EXITED, None, None, exited))

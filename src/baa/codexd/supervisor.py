@@ -215,7 +215,7 @@ class Supervisor:
         self.child_started_at = rfc3339(self._clock.utc_ms() - round(age_s * 1000))
         await self._loop.change(decide)
         link.orphan_ms(self._setting.orphan_ms)
-        left.give_again(self._loop.log.reader(), link)
+        left.give_again(self._loop.log.reader(), self._loop.log.seal, link)
         self._loop.tell_lease()
         if link.hello.state == "waiting":
             link.start()
@@ -265,7 +265,7 @@ class Supervisor:
             if told is None and leftovers.keeper_of(generation.folder) is not None:
                 again = await keepers.meet(generation)
                 if again is not None:
-                    generation.give_again(self._loop.log.reader(), again)
+                    generation.give_again(self._loop.log.reader(), self._loop.log.seal, again)
                     self._loop.tell_lease()
                     if self.succession.ending is not None:
                         again.end_child()
