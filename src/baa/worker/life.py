@@ -106,6 +106,15 @@ class Life:
         if beat.drain:
             self.drain.set()
 
+    async def is_mine(self) -> bool:
+        """Whether this is still the node's worker, asked now; while the engine is away, as far as this side knows."""
+        try:
+            return bool(
+                await self._engine.heartbeat(self.node.node_id, self.node.incarnation, self._state, ttl_ms=self._ttl_ms)
+            )
+        except EngineFailed:
+            return self.may_renew()
+
     def _succeeded(self, begun: float) -> None:
         self._good_until = begun + self._ttl_ms * 2 / 3 / 1000
         if self._trouble:

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import structlog
 
@@ -24,11 +24,12 @@ from baa.config import Config
 from baa.engine.queue import Intake, Queue, Run, library_url, open_queue
 from baa.engine.store import Engine, EngineFailed, Lost, open_engine
 from baa.process import Stop
+from baa.worker.attempt import Executor
+from baa.worker.execution import Execution
 from baa.worker.feeder import Feeder
 from baa.worker.life import Life, Superseded
-
-MakeRun: TypeAlias = Callable[[Config, Engine, Life, Codexd], Run]
-"""What makes the function that runs an attempt, for one life of a worker."""
+from baa.worker.turns import Turns
+from baa.worker.workspace import Workspaces
 
 FOREVER_S: Final = 1e9
 AGAIN_S: Final = 1.0
@@ -51,9 +52,7 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
     _log.info("stopped")
 
 
-async def work(
-    config: Config, engine: Engine, stop: Stop, clock: Clock, make_run: MakeRun | None = None, *, watchdog: bool = True
-) -> None:
+async def work(config: Config, engine: Engine, stop: Stop, clock: Clock, *, watchdog: bool = True) -> None:
     """Be the worker of this node until told to stop. Raises Superseded.
 
     A stop lets what runs end for `worker_drain_ms`, or until it is hurried; the next life goes on with the rest of it.
@@ -65,22 +64,27 @@ async def work(
             watching = tasks.create_task(_watch(life, watchdog=watchdog), name="watchdog")
             async with _alone(config.home / "state" / "worker.lock", stop) as alone:
                 if alone and await _unless(stop, life.register()):
-                    await _live(config, engine, stop, life, make_run)
+                    await _live(config, engine, stop, life, clock)
             watching.cancel()
     except* (Superseded, Lost) as superseded:
         raise Superseded(config.node_id) from superseded
 
 
-async def _live(config: Config, engine: Engine, stop: Stop, life: Life, make_run: MakeRun | None) -> None:
+async def _live(config: Config, engine: Engine, stop: Stop, life: Life, clock: Clock) -> None:
     node = life.node
-    async with Codexd(config) as codexd, asyncio.TaskGroup() as tasks:
+    async with Codexd(config) as codexd, Codexd(config, patience_s=0) as renewing, asyncio.TaskGroup() as tasks:
         beating = tasks.create_task(life.beat(), name="heartbeat")
         feeder = Feeder(engine, codexd, node_id=node.node_id, owner=node.incarnation)
         feeding = tasks.create_task(feeder.run(), name="feeder")
-        if make_run is not None:
-            await _take(config, stop, life, make_run(config, engine, life, codexd))
+        turns = Turns(codexd, renewing, lease_ms=config.turn_lease_ms, may_renew=life.may_renew)
+        workspaces = Workspaces(config.worktrees_dir)
+        executor = Executor(engine, turns, workspaces, clock, node.node_id, node.incarnation)
+        execution = Execution(engine, executor, owner=node.incarnation, is_mine=life.is_mine)
+        watching = tasks.create_task(execution.watch(), name="standing")
+        await _take(config, stop, life, execution.run)
         await stop.asked.wait()
         await life.tell(NodeState.DRAINING)
+        watching.cancel()
         feeding.cancel()
         beating.cancel()
         await life.tell(NodeState.GONE)
