@@ -34,7 +34,7 @@ figures: setup-dev ## Every figure of the proof, measured here: name, value, uni
 	@$(BIN)/python scripts/system.py
 	@$(BIN)/python -m tests.proof.whole $(ARGS)
 
-proof: setup-dev ## The same in a few lines: faults survived, events lost, acks before fsync, orphans, recovery, bad input
+proof: setup-dev ## The same in a few lines: faults survived, events lost, acks before fsync, orphans, recovery, bad input, the guard
 	@$(BIN)/python scripts/system.py
 	@$(BIN)/python -m tests.proof.whole --lines $(ARGS)
 

@@ -84,6 +84,7 @@ def lines(figures: list[Figure]) -> str:
     kills = sum(by.get(f"kills_of_{what}", none).value for what in ("codexd", "child", "keeper"))
     failed, crashes, leaks = (by.get(f"bad_inputs_{what}", none) for what in ("5xx", "crashes", "leaks"))
     bad = f"5xx {failed.value:g}, crashes {crashes.value:g}, leaks {leaks.value:g}"
+    cells, mutants = by.get("guard_cells_wrong", none), by.get("guard_mutants_alive", none)
     p50, p99 = by.get("recovery_p50", none), by.get("recovery_p99", none)
     return "\n".join(
         [
@@ -93,6 +94,8 @@ def lines(figures: list[Figure]) -> str:
             f"orphans           {orphans.value:g} after {orphans.n} kills",
             f"recovery p50/p99  {p50.value:.2f}/{p99.value:.2f} s of {p50.n} starts",
             f"bad inputs        {failed.n:,} tried: {bad}",
+            f"guard cells       {cells.n - int(cells.value)}/{cells.n}",
+            f"mutants killed    {mutants.n - int(mutants.value)}/{mutants.n}",
             *(f"does not hold: {figure}" for figure in figures if not figure.holds),
         ]
     )
@@ -110,6 +113,7 @@ def main() -> int:
     parser.add_argument("--lines", action="store_true", help="a few lines instead of every figure")
     given = parser.parse_args()
     figures = [
+        *figures_of("guard", "tests.proof.guarded", "--seed", str(given.seed)),
         *figures_of("order", "tests.proof.order", "--acks", str(given.acks)),
         *figures_of("crashloop", "tests.proof.crashloop", "--kills", str(given.kills), "--seed", str(given.seed)),
         machine(given.seed),

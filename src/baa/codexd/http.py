@@ -24,9 +24,10 @@ from baa.codexd.attaching import Attaching
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.policy import Policy
 from baa.codexd.request import PAGE, PAGE_MAX, WAIT_MAX_MS, Asked, answer, integer, optional_body, query_of
-from baa.codexd.status import Daemon
+from baa.codexd.status import Daemon, without_paths
 from baa.codexd.subscriptions import come_back, read_on, wanted
 from baa.http import envelope
+from baa.http.guard import TRUSTED
 from baa.http.limits import App, Receive, Scope, Send
 from baa.http.routes import OPT, RouteTable
 
@@ -78,9 +79,9 @@ def _about_itself(daemon: Daemon) -> list[Any]:
         return answer({"status": "ok"})
 
     @get("/v1/codexd/status", opt={OPT: "open"})
-    async def status() -> Response[bytes]:
-        told = msgspec.to_builtins(daemon.status())
-        return answer(told)
+    async def status(request: Asked) -> Response[bytes]:
+        told = daemon.status()
+        return answer(msgspec.to_builtins(told if request.scope[TRUSTED] else without_paths(told)))  # type: ignore[typeddict-item]
 
     @post("/v1/codexd/status/handover", opt={OPT: "drive"})
     async def announce_handover(request: Asked) -> Response[bytes]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
+
+import msgspec
 
 from baa.api.status import (
     ChildStatus,
@@ -30,6 +34,9 @@ RECENT_EVENTS = 50
 
 STALLED_S = 5.0
 """Seconds after which a loop or a writer that shows no progress is called unhealthy; both move twice a second."""
+
+_PATH: Final = re.compile(r"""(?<=['"])/[^'"\n]*(?=['"])|(?<![\w/.])~?/(?!v1/)[^\s'",;)]+""")
+"""A path of the machine in a text for people, also one with spaces in quotes; routes are none."""
 
 
 @dataclass(slots=True)
@@ -109,3 +116,17 @@ class Daemon:
             recent_events=reading.recent(connection, RECENT_EVENTS),
             codex=CodexStatus(logged_in=loop.logged_in, limits=loop.limits),
         )
+
+
+def without_paths(told: Status) -> Status:
+    """The same for anybody on this machine: what is wrong, but not where. Whoever has a token is told that too."""
+    last = told.child.last_exit
+    if last is not None:
+        last = msgspec.structs.replace(last, reason=_pathless(last.reason))
+    child = msgspec.structs.replace(told.child, problem=_pathless(told.child.problem), last_exit=last)
+    log = msgspec.structs.replace(told.log, problem=_pathless(told.log.problem))
+    return msgspec.structs.replace(told, child=child, log=log)
+
+
+def _pathless(text: str | None) -> str | None:
+    return None if text is None else _PATH.sub("(a path; `baa doctor` names it)", text)

@@ -52,9 +52,9 @@ def application(conductor: Conductor, tokens: Keyring) -> tuple[App, RouteTable]
     events_path = conductor.config.event_stream_path
     routes = RouteTable()
     routes.add_application(litestar)
-    routes.add_prefix(CODEXD, "open")  # codexd's own guard decides
-    routes.add("http", "GET", events_path, "open")
-    routes.add("websocket", "GET", events_path, "open")
+    routes.add_prefix(CODEXD, "passed")  # codexd's own guard decides
+    routes.add("http", "GET", events_path, "passed")
+    routes.add("websocket", "GET", events_path, "passed")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(CODEXD) or scope["path"] == events_path:

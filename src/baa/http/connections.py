@@ -182,6 +182,9 @@ class Http(HttpToolsProtocol):
         if self.flow.read_paused:  # it is we who do not read: its turn comes after the one before it
             self._must_come(seconds)
             return
+        if not (self._in_head or self._answering):
+            self.transport.abort()  # the rest of a body that was answered already
+            return
         unanswered = not self._in_head and not self.cycle.response_started
         answered_next = not self.pipeline and (not self._answering or unanswered)
         if not answered_next:

@@ -28,8 +28,10 @@ from baa.http.keyring import Keyring
 from baa.http.limits import App, Message, Receive, Scope, Send
 from baa.http.proof import nonce_of, proofs
 
-Access: TypeAlias = Literal["open", "read", "drive"]
-"""Who may use a route: anybody on this machine, a holder of a token, a holder of the drive token."""
+Access: TypeAlias = Literal["open", "passed", "read", "drive"]
+"""Who may use a route: anybody on this machine, whoever the guard behind it lets in, a holder of a token, a holder of
+the drive token. What is `passed` on without a token of ours has no body: nothing open takes one, and it would be ours
+to keep."""
 
 Routes: TypeAlias = Callable[[Literal["http", "websocket"], str, str], Access | None]
 """The application's own route table: what (type, method, path) asks for; None = there is no such route."""
@@ -39,6 +41,9 @@ BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 SHOWN_PATH_CHARS: Final = 200
 LINGER_SECONDS: Final = 1.0  # How long a refused client may go on sending, so that it reads the answer
 LINGER_BYTES: Final = 8 * limits.MAX_BODY_BYTES  # and not a reset; and how much.
+
+TRUSTED: Final = "baa.trusted"
+"""The key of a scope that says whether it came with a token of ours, for open routes that tell its holder more."""
 
 CLOSED_TOKEN: Final = 4401
 """The close code of a WebSocket whose token is none any more."""
@@ -82,11 +87,11 @@ class Guard:
             return
         send = _with_security_headers(send)
         try:
-            held = self._admit(scope)
+            held, keeps_body = self._admit(scope)
             nonce, body = None, b""
             if scope["type"] == "http":
                 nonce = nonce_of(scope["path"], scope["method"], scope.get("query_string", b""))
-                whole = await limits.read_body(receive)
+                whole = await limits.read_body(receive, keep=keeps_body)
                 if whole is None:
                     return
                 body = whole
@@ -115,10 +120,10 @@ class Guard:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _admit(self, scope: Scope) -> str | None:
-        """Everything that can be said before the body; the token that it came with, where one is needed.
+    def _admit(self, scope: Scope) -> tuple[str | None, bool]:
+        """Everything that can be said before the body; raises what is wrong first.
 
-        Raises what is wrong first.
+        The token that it came with, where one is needed, and whether its body may be of use.
         """
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
@@ -126,10 +131,11 @@ class Guard:
         self._check_host(headers)
         self._check_origin(headers)
         access = self._access(scope)
-        held = None if access == "open" else self._check_token(headers, access)
+        held = None if access in ("open", "passed") else self._check_token(headers, access)
         if scope["type"] == "http":
-            _check_content(headers, scope["method"])
-        return held
+            _check_content(headers, scope["method"], of_any_type=access == "passed")
+        scope[TRUSTED] = bool(self._held(headers))
+        return held, access != "passed" or scope[TRUSTED]
 
     def _check_host(self, headers: dict[str, list[str]]) -> None:
         hosts = headers.get("host", [])
@@ -160,9 +166,7 @@ class Guard:
 
     def _check_token(self, headers: dict[str, list[str]], access: Access) -> str:
         """The token that was given, one of ours."""
-        given = headers.get("authorization", [])
-        tokens = self._tokens.now()
-        held = {scope: token for scope, token in tokens.items() if bears(given, token)}
+        held = self._held(headers)
         if not held:
             raise Rejected(
                 Code.UNAUTHORIZED,
@@ -172,6 +176,11 @@ class Guard:
         if access == "drive" and "drive" not in held:
             raise Rejected(Code.READ_ONLY_TOKEN, "The read token may only look. Use the drive token for this.")
         return next(iter(held.values()))
+
+    def _held(self, headers: dict[str, list[str]]) -> dict[str, str]:
+        """Those of our tokens that were given."""
+        given = headers.get("authorization", [])
+        return {scope: token for scope, token in self._tokens.now().items() if bears(given, token)}
 
 
 class _Leave:
@@ -215,8 +224,8 @@ def bears(authorization: list[str], token: str) -> bool:
     return hmac.compare_digest(_digest(given), _digest(token)) and scheme.lower() == "bearer"
 
 
-def _check_content(headers: dict[str, list[str]], method: str) -> None:
-    if method in BODY_METHODS and not _is_json(headers.get("content-type", [])):
+def _check_content(headers: dict[str, list[str]], method: str, *, of_any_type: bool) -> None:
+    if not of_any_type and method in BODY_METHODS and not _is_json(headers.get("content-type", [])):
         raise Rejected(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body with 'Content-Type: application/json'.")
     if any(value.lower() != "identity" for value in headers.get("content-encoding", [])):
         raise Rejected(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without a Content-Encoding.")

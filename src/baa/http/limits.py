@@ -62,8 +62,8 @@ def check_announced(content_length: str | None) -> None:
             raise too_large()
 
 
-async def read_body(receive: Receive) -> bytes | None:
-    """The whole body, counted as it comes; None if the client went away before its end."""
+async def read_body(receive: Receive, *, keep: bool = True) -> bytes | None:
+    """The whole body, counted as it comes; None if the client went away before its end. Without `keep`, nothing."""
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -74,7 +74,8 @@ async def read_body(receive: Receive) -> bytes | None:
         size += len(chunk)
         if size > MAX_BODY_BYTES:
             raise too_large()
-        chunks.append(chunk)
+        if keep:
+            chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
 
