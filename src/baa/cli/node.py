@@ -16,8 +16,10 @@ from baa.cli.options import File, Json
 from baa.cli.plain import plain
 from baa.cli.remote import failure
 from baa.cli.service import All, Chosen, ControlBase, DryRun, Names, operator
-from baa.http.tokens import ensure_tokens
+from baa.client.discovery import Server, address_of
+from baa.http.tokens import ensure_tokens, load_token
 from baa.runtime import checks, verify
+from baa.runtime.attack import attack as attack_node
 from baa.runtime.checks import Line, failed
 from baa.runtime.hosts import Systemd
 
@@ -36,6 +38,7 @@ def check(
     *,
     expect_role: Annotated[Role, Parameter(help="What the conductor must be: leader, or any.")] = "any",
     wait: Annotated[float, Parameter(help="Seconds to look again until all is well.")] = 0,
+    attack: Annotated[bool, Parameter(negative=(), help="Try to get in instead, and report each attempt.")] = False,
     linger_dir: Annotated[Path, Parameter(help="Where systemd notes users that linger.", show=False)] = verify.LINGER,
     service: Names = (),
     all_services: All = False,
@@ -48,10 +51,27 @@ def check(
     conductor is asked for /healthz, /readyz and /rolez, codexd for /healthz and /v1/codexd/status, status-api for
     /healthz and /v1/status. The exit code is 0 only if nothing failed.
 
+    With --attack it tries what a stranger would, harmlessly: rebinding, requests of web pages, cross-site WebSockets,
+    wrong and missing tokens, the read token where only drive may, routes that there are not. All must be refused.
+
     Example: `baa node check --expect-role leader`
     """
     chosen = Chosen(service, all_services, config, control_api_base)
+    if attack:
+        return lines.show(_attacked(chosen), as_json=json)
     return lines.show(look(chosen, expect_role, wait=wait, linger=linger_dir), as_json=json)
+
+
+def _attacked(chosen: Chosen) -> list[Line]:
+    """The lines of every attempt at the programs that listen."""
+    try:
+        read = load_token(chosen.config.tokens_dir / "read")
+    except CannotStart as unusable:
+        return [Line("fail", "tokens", unusable.message, "baa service start")]
+    names: dict[str, Server] = {"codexd": "codexd", "conductor": "conductor", "status-api": "status_api"}
+    listening = [each.name for each in chosen.services if each.name in names]
+    there = [(name, address_of(chosen.config, names[name])) for name in listening]
+    return asyncio.run(attack_node(there, read=read, events=chosen.config.event_stream_path))
 
 
 def look(chosen: Chosen, expect_role: Role, *, wait: float, linger: Path = verify.LINGER) -> list[Line]:
