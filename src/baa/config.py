@@ -135,6 +135,7 @@ OWN_KEYS: Final = ("node_id", "engine_url", "control_api_base")
 class Config(Struct, frozen=True, kw_only=True):
     """What the programs of a node run with; all paths are absolute. What has no prefix is codexd's or everybody's.
 
+    `config_file` is the file that was read, or would have been: work is never done in a folder that holds it.
     `control_api_base` is kept for what was installed long ago: it is written and checked, and nothing depends on it.
     """
 
@@ -169,6 +170,7 @@ class Config(Struct, frozen=True, kw_only=True):
     child_soft_mib: int
     child_hard_mib: int
     ceiling: Ceiling
+    config_file: Path | None = None
 
     @property
     def endpoint_file(self) -> Path:
@@ -226,7 +228,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> C
 
     Raises CannotStart (78) for a file that cannot be read, an unknown key or a value that cannot be, with its place.
     """
-    return resolve(_with_environment(_file(path, environ)[1], environ), environ)
+    place, file = _file(path, environ)
+    resolved = resolve(_with_environment(file, environ), environ)
+    return msgspec.structs.replace(resolved, config_file=place.absolute())
 
 
 class Setting(Struct, frozen=True):

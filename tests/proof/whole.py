@@ -85,6 +85,7 @@ def lines(figures: list[Figure]) -> str:
     failed, crashes, leaks = (by.get(f"bad_inputs_{what}", none) for what in ("5xx", "crashes", "leaks"))
     bad = f"5xx {failed.value:g}, crashes {crashes.value:g}, leaks {leaks.value:g}"
     cells, mutants = by.get("guard_cells_wrong", none), by.get("guard_mutants_alive", none)
+    secrets = by.get("leaks", none)
     p50, p99 = by.get("recovery_p50", none), by.get("recovery_p99", none)
     return "\n".join(
         [
@@ -96,6 +97,7 @@ def lines(figures: list[Figure]) -> str:
             f"bad inputs        {failed.n:,} tried: {bad}",
             f"guard cells       {cells.n - int(cells.value)}/{cells.n}",
             f"mutants killed    {mutants.n - int(mutants.value)}/{mutants.n}",
+            f"secrets leaked    {secrets.value:g} of {secrets.n:,} that were planted and looked for",
             *(f"does not hold: {figure}" for figure in figures if not figure.holds),
         ]
     )
@@ -126,6 +128,7 @@ def main() -> int:
             str(given.seed),
             seconds=INPUTS_S,
         ),
+        *figures_of("leaks", "tests.proof.leaks", "--seed", str(given.seed)),
         *figures_of("faults", "tests.proof.survived"),
     ]
     print(lines(figures) if given.lines else told(figures, as_json=False))

@@ -12,6 +12,11 @@ from baa.api.errors import EX_CONFIG, CannotStart
 from baa.api.sessions import Sandbox
 from baa.config import Address, Ceiling, Config, load, loopback_address, private_address, variables
 
+
+def settings_of(config: Config) -> Config:
+    return msgspec.structs.replace(config, config_file=None)
+
+
 DEFAULT = Config(
     home=Path("/home/user/baa"),
     node_id="here",
@@ -68,7 +73,7 @@ def changed(**fields: object) -> Config:
 
 
 def test_without_a_file_the_defaults_hold() -> None:
-    assert load(environ=HOME) == DEFAULT
+    assert settings_of(load(environ=HOME)) == DEFAULT
 
 
 def test_what_programs_share_lies_in_the_state_folder_of_the_home() -> None:
@@ -158,7 +163,7 @@ OF_WHOLE = Config(
 def test_every_key_of_the_file_is_used(file: Path) -> None:
     file.write_text(WHOLE)
 
-    assert load(file, {}) == msgspec.structs.replace(OF_WHOLE, codex_home=Path("~/codex").expanduser())
+    assert settings_of(load(file, {})) == msgspec.structs.replace(OF_WHOLE, codex_home=Path("~/codex").expanduser())
 
 
 VARIABLES: list[tuple[str, str, str, object]] = [
@@ -205,7 +210,7 @@ def test_a_variable_wins_over_the_file(file: Path, name: str, value: str, field:
     file.write_text('[codexd]\nlocal_api_base = "http://127.0.0.1:1"\nstate_dir = "file"\norphan_ms = 77\n')
     of_file = changed(address=Address("127.0.0.1", 1), state_dir=Path("/home/user/baa/file"), orphan_ms=77)
 
-    assert load(file, HOME | {name: value}) == msgspec.structs.replace(of_file, **{field: meant})
+    assert settings_of(load(file, HOME | {name: value})) == msgspec.structs.replace(of_file, **{field: meant})
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in VARIABLES} | {"BAA_CONFIG"}))
@@ -215,7 +220,7 @@ def test_an_empty_variable_counts_as_not_set(name: str) -> None:
     if name in ("BAA_HOME", "BAA_NODE_ID"):
         expected = load(environ={key: value for key, value in HOME.items() if key != name})
 
-    assert load(environ=environ) == expected
+    assert settings_of(load(environ=environ)) == msgspec.structs.replace(expected, config_file=None)
 
 
 def test_without_a_home_ours_is_the_platforms_data_folder() -> None:
@@ -231,6 +236,7 @@ def test_the_file_named_on_the_command_line_wins_over_the_one_in_the_variable(tm
     other.write_text('home = "/other"')
 
     assert load(one, {"BAA_CONFIG": str(other)}).home == Path("/one")
+    assert load(one, {"BAA_CONFIG": str(other)}).config_file == one
     assert load(None, {"BAA_CONFIG": str(other)}).home == Path("/other")
 
 

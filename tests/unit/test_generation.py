@@ -14,6 +14,7 @@ import pytest
 
 from baa.clock import SystemClock
 from baa.codexd import restore
+from baa.codexd.appserver import jsonrpc
 from baa.codexd.appserver.keeper_link import Exit, Hello, KeeperLink
 from baa.codexd.appserver.lines import Line
 from baa.codexd.appserver.spool import Spool
@@ -23,6 +24,10 @@ from baa.codexd.generation import Generation
 WAIT_S = 20
 FRAME = struct.Struct(">cQI")
 Decide = Callable[[Transaction], None]
+
+
+def line_for(request_id: str | None) -> bytes:
+    return jsonrpc.answer(request_id or "nobody", {})
 
 
 class Kept:
@@ -48,7 +53,7 @@ class Kept:
 
     async def send(self, *request_ids: str | None) -> None:
         for request_id in request_ids:
-            line = Line(request_id, f"line for {request_id}\n".encode())
+            line = Line(request_id, line_for(request_id))
             await self.do(partial(self.generation.send, line=line))
 
     def outbox(self) -> list[tuple[int, str | None]]:
@@ -121,12 +126,12 @@ async def test_lines_are_numbered_and_wait_in_the_outbox_while_nobody_listens(ke
 async def test_a_line_is_given_to_the_keeper_only_once_it_is_in_the_log(kept: Kept) -> None:
     kept.generation.link, listener = await link_to(taken=0)
     transaction = Transaction()
-    kept.generation.send(transaction, Line(None, b"x\n"))
+    kept.generation.send(transaction, Line(None, line_for(None)))
     assert kept.generation.given == 0
 
     await kept.commit(transaction)
     assert kept.generation.given == 1
-    assert await listener.lines(kept.generation.link) == [(1, b"x\n")]
+    assert await listener.lines(kept.generation.link) == [(1, line_for(None))]
 
 
 async def test_a_keeper_that_is_met_again_is_given_what_it_did_not_take_and_all_that_follows(kept: Kept) -> None:
@@ -137,9 +142,9 @@ async def test_a_keeper_that_is_met_again_is_given_what_it_did_not_take_and_all_
 
     assert kept.generation.given == 4
     assert await listener.lines(link) == [
-        (2, b"line for None\n"),
-        (3, b"line for b:open:3\n"),
-        (4, b"line for None\n"),
+        (2, line_for(None)),
+        (3, line_for("b:open:3")),
+        (4, line_for(None)),
     ]
 
 

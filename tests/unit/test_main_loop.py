@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from baa.api.errors import BaaError, Code
+from baa.api.errors import BaaError, Code, Rejected
+from baa.api.sessions import OnBusy, SessionSettings, TurnRequest
 from baa.api.status import ChildState
 from baa.clock import SystemClock
 from baa.codexd import restore
@@ -196,6 +197,30 @@ async def test_a_caller_that_left_before_its_turn_was_decided_has_asked_for_noth
     await asyncio.to_thread(log.close)
 
     assert loop.sessions.all == {}
+
+
+async def test_a_thread_is_opened_only_where_work_may_still_be_done(codexd: Bench) -> None:
+    """Each turn that waited for it ends, one after the other, and nothing is sent."""
+    looked = []
+
+    def no_more(settings: SessionSettings) -> None:
+        looked.append(settings.cwd)
+        if len(looked) <= 3:
+            raise Rejected(Code.POLICY_CEILING, "`cwd` is another folder than when the session was registered.")
+
+    codexd.loop.may_open = no_more
+    sent, head = len(codexd.sent()), codexd.log.head
+    async with asyncio.TaskGroup() as tasks:
+        for name in ("trn_a", "trn_b", "trn_c", "trn_d"):
+            request = TurnRequest(prompt=name)
+            begun = codexd.commands.start_turn("ses_a", name, request, on_busy=OnBusy.ENQUEUE)
+            tasks.create_task(begun, name=name)
+    while codexd.types(head).count("turn.failed") < 3:
+        await codexd.log.wait_past(codexd.log.head)
+    failed = [event for event in codexd.events() if event.type == "turn.failed"]
+    assert [event.facts["reason"] for event in failed] == ["thread_refused"] * 3
+    assert looked == [SETTINGS.cwd] * 4
+    assert [line["method"] for line in codexd.sent()[sent:]] == ["thread/start"]
 
 
 # --- idempotency

@@ -299,3 +299,41 @@ def test_a_session_of_a_higher_ceiling_is_worked_in_no_further(home: Home) -> No
         assert (caught.value.code, caught.value.details["field"]) == (Code.POLICY_CEILING, field)
     gone = msgspec.structs.replace(settings, cwd=str(home.project / "gone"))
     home.policy.go_on(gone)
+
+
+SWAPPED: dict[str, Callable[[Home], Path]] = {
+    "out of the roots": lambda home: home.beside,
+    "into our own state": lambda home: home.state,
+    "into a dot folder": lambda home: home.path / ".ssh",
+    "to another folder inside the roots": lambda home: home.path / "a.b",
+    "to nothing": lambda home: home.path / "nowhere",
+}
+
+
+@pytest.mark.parametrize("part", ["cwd", "its parent", "writableRoots"])
+@pytest.mark.parametrize("target", SWAPPED.values(), ids=list(SWAPPED))
+def test_a_folder_that_has_become_a_link_is_worked_in_no_further(
+    home: Home, part: str, target: Callable[[Home], Path]
+) -> None:
+    settings = home.policy.settings(CreateSession(writable_roots=[str(home.path / "a.b")]), str(home.project))
+    home.policy.go_on(settings)
+    swapped = {"cwd": home.project, "its parent": home.project.parent, "writableRoots": home.path / "a.b"}[part]
+    to = target(home)
+    swapped.rename(home.path / "moved")
+    if not to.exists() and to == swapped:
+        to = home.path / "moved"
+    swapped.symlink_to(to)
+    with pytest.raises(Rejected) as caught:
+        home.policy.go_on(settings)
+    field = "writableRoots" if part == "writableRoots" else "cwd"
+    assert (caught.value.code, caught.value.details["field"]) == (Code.POLICY_CEILING, field)
+
+
+def test_the_configuration_is_as_private_as_the_state(home: Home) -> None:
+    file = home.project / "baa.toml"
+    policy = Policy(sandbox=Sandbox.READ_ONLY, roots=(home.path,), private=(file,))
+    (home.project / "src").mkdir()
+    assert policy.folder(str(home.project / "src")) == home.project / "src"
+    for folder in (home.project, home.project.parent):
+        with pytest.raises(Rejected, match="configuration"):
+            policy.folder(str(folder))

@@ -192,6 +192,7 @@ async def _serve(
     on_started: Callable[[str], None],
 ) -> None:
     policy = _policy(config)
+    daemon.loop.may_open = policy.go_on
     attaching = Attaching(
         daemon.loop,
         daemon.commands,
@@ -411,7 +412,8 @@ def _limits(config: Config) -> Limits:
 
 def _policy(config: Config) -> Policy:
     roots = tuple(Path(os.path.realpath(os.path.expanduser(root))) for root in config.ceiling.roots)
-    private = tuple(Path(os.path.realpath(folder)) for folder in (config.home, config.state_dir, config.codex_home))
+    ours = (config.home, config.state_dir, config.logs_dir, config.codex_home, config.config_file)
+    private = tuple(Path(os.path.realpath(place)) for place in ours if place is not None)
     return Policy(sandbox=config.ceiling.sandbox, roots=roots, private=private)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import apsw
 
 from baa.clock import Clock, rfc3339
+from baa.codexd.appserver import methods
 from baa.codexd.appserver.keeper_link import Exit, KeeperLink
 from baa.codexd.appserver.lines import Line
 from baa.codexd.appserver.spool import Spool
@@ -63,7 +64,8 @@ class Generation:
         return self.lines + 1
 
     def send(self, transaction: Transaction, line: Line) -> None:
-        """Put a line into the outbox, and have it sent after the commit."""
+        """Put a line into the outbox, and have it sent after the commit. The one way to the child."""
+        methods.check(line.data)
         self.lines += 1
         number = self.lines
         if line.request_id is not None:

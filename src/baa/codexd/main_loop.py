@@ -20,7 +20,7 @@ import structlog
 from baa.api import events as e
 from baa.api.errors import Code, Rejected, Unavailable
 from baa.api.events import TURN_ENDS, EventType
-from baa.api.sessions import TurnStatus
+from baa.api.sessions import SessionSettings, TurnStatus
 from baa.clock import Clock
 from baa.codexd import deadlines
 from baa.codexd.appserver import lines, translate
@@ -130,6 +130,7 @@ class MainLoop:
         self._inbox: deque[_Command] = deque()
         self._wake = asyncio.Event()
         self.ingest = Intake(self).ingest
+        self.may_open: Callable[[SessionSettings], None] = lambda _: None
         self.on_ready: Callable[[], None] = lambda: None
         self.on_handshake_failed: Callable[[translate.HandshakeFailed], None] = lambda _: None
         self.on_useless: Callable[[str], None] = lambda _: None
@@ -376,11 +377,33 @@ class MainLoop:
                 waiting = self.steering.pop(steer_id, None)
                 if waiting is not None:
                     transaction.done.append(lambda _: None if waiting.done() else waiting.set_result(error))
+            case i.OpenThread() if (refused := self._refusal(effect)) is not None:
+                self._inbox.append(refused)
+                self._wake.set()
             case _ if self._generation is None:  # The child died meanwhile, and what this was for ends with it.
                 assert not isinstance(effect, i.OpenThread | i.HandTurn | i.ReadHistory)
             case _:
                 self._generation.send(transaction, lines.line_of(effect, self._generation.next_number))
                 self._expect(deadlines.due_of(effect))
+
+    def _refusal(self, effect: i.OpenThread) -> _Command | None:
+        """What is to be decided in place of opening a thread: it was allowed when it was asked for, and is no longer.
+
+        In a round of its own: many turns may wait for the thread, and each of them ends of it.
+        """
+        try:
+            self.may_open(effect.settings)
+        except Rejected as rejected:
+            refused = i.ThreadRefused({"message": rejected.message})
+        else:
+            return None
+
+        def decide(transaction: Transaction) -> None:
+            session = self.sessions.get(effect.session_id)
+            if session is not None:
+                self.step(session, refused, transaction)
+
+        return _Command(decide, asyncio.get_running_loop().create_future(), lambda: False)
 
     def _expect(self, due: tuple[str, Due] | None) -> None:
         if due is not None:

@@ -25,7 +25,7 @@ _POWER = {Sandbox.READ_ONLY: 0, Sandbox.WORKSPACE_WRITE: 1, Sandbox.DANGER_FULL_
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The ceiling of this node. `private` are the folders that hold our state and Codex's login."""
+    """The ceiling of this node. `private` are our state, logs and configuration, and Codex's login."""
 
     sandbox: Sandbox
     roots: tuple[Path, ...]
@@ -60,9 +60,21 @@ class Policy:
         `sandbox` is that of the turn, if it asks for one of its own. Raises Rejected (403).
         """
         self._refuse_above(sandbox or settings.sandbox)
-        self._allow(Path(os.path.realpath(settings.cwd)), "cwd")
+        self._same(settings.cwd, "cwd")
         for root in settings.writable_roots:
-            self._allow(Path(os.path.realpath(root)), "writableRoots")
+            self._same(root, "writableRoots")
+
+    def _same(self, registered: str, field: str) -> None:
+        """Whether a folder is still the one that was registered, by its real path then, and still allowed."""
+        real = Path(os.path.realpath(registered))
+        self._allow(real, field)
+        if str(real) != registered:
+            raise Rejected(
+                Code.POLICY_CEILING,
+                f"`{field}` is another folder than when the session was registered: a symbolic link has taken its"
+                " place. Register a session for where it leads.",
+                details={"field": field},
+            )
 
     def request(self, asked: StartTurn) -> TurnRequest:
         """What a turn will be asked to do, under the ceiling. Raises Rejected: 403, or 422 for input that cannot be."""
@@ -151,7 +163,8 @@ class Policy:
         if any(folder.is_relative_to(real) or real.is_relative_to(folder) for folder in self.private):
             raise Rejected(
                 Code.POLICY_CEILING,
-                f"`{field}` holds codexd's own state or Codex's login: an agent there could read or change them.",
+                f"`{field}` holds codexd's own state, logs or configuration, or Codex's login: an agent there could"
+                " read or change them.",
                 details={"field": field},
             )
 

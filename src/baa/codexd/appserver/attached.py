@@ -45,6 +45,7 @@ LOOKS: Final[dict[str, frozenset[str]]] = {
 One of them does something: it ends the commands that the thread's turns left running, as codexd itself does.
 """
 
+SKILLS: Final = "skills/list"
 RESUME: Final = "thread/resume"
 RESUMES: Final = _THREAD | {"excludeTurns", "initialTurnsPage"}
 """A resume that changes nothing: the thread stands as codexd has opened it."""
@@ -365,7 +366,7 @@ _READERS: Final[dict[str, Callable[[RequestId, Raw], Meant]]] = {
     "turn/start": _begin,
     "turn/steer": _steer,
     "turn/interrupt": _interrupt,
-    "skills/list": lambda request_id, _: Skills(request_id),
+    SKILLS: lambda request_id, _: Skills(request_id),
     "thread/loaded/list": lambda request_id, _: Loaded(request_id),
 }
 
@@ -380,7 +381,7 @@ def look(number: int, key: str, asked: Look) -> Line:
 
 def skills(number: int, key: str, cwd: str) -> Line:
     """The line that asks for the skills of a folder."""
-    return _line(number, key, "skills/list", {"cwds": [cwd]})
+    return _line(number, key, SKILLS, {"cwds": [cwd]})
 
 
 def _line(number: int, key: str, method: str, params: dict[str, Any]) -> Line:
