@@ -16,7 +16,7 @@ from baa.api.errors import CannotStart
 from baa.api.tasks import AttemptState, TaskState
 from baa.engine.database import Database, Transaction, open_postgres
 from baa.engine.store import EngineFailed, open_engine
-from tests.support.engines import TTL, Fleet, beat, fleet_on, join, lead, running, submit
+from tests.support.engines import TTL, TURN_LEASE, Fleet, beat, fleet_on, join, lead, running, submit
 from tests.support.outside import outside
 from tests.support.postgres import PostgreSQL
 
@@ -162,3 +162,22 @@ async def test_a_file_that_is_locked_fails_and_works_again(tmp_path: Path) -> No
                 assert failed.value.passing
                 sql.exec_driver_sql("ROLLBACK")
         assert finishing.result().state is TaskState.SUCCEEDED
+
+
+async def test_a_leader_that_waited_for_a_row_sees_what_happened_to_it_meanwhile(fleet: Fleet) -> None:
+    """A successor takes the attempt up while the leader is about to end it."""
+    engine = await fleet.open()
+    attempt = await running(engine, await join(engine))
+    fleet.later(TTL + TURN_LEASE)
+    term = await lead(engine)
+    other = open_postgres(fleet.url, 30_000)
+    async with asyncio.TaskGroup() as tasks:
+        with other.begin() as connection:
+            connection.exec_driver_sql("SELECT * FROM task FOR UPDATE")
+            connection.exec_driver_sql("UPDATE attempt SET owner = 'here-2'")
+            reaping = tasks.create_task(engine.reap(term))
+            while await asyncio.to_thread(fleet.sql, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
+                pass
+    other.dispose()
+    assert reaping.result() == []
+    assert (await engine.task(attempt.task_id)).state is TaskState.RUNNING

@@ -196,7 +196,9 @@ async def test_retry_in_every_state(fleet: Fleet) -> None:
     second = await engine.assign(await lead(engine), attempt.task_id, "here")
     assert second is not None
     assert (second.number, second.attempt_id) == (2, f"{attempt.task_id}:2")
-    await engine.cancel(attempt.task_id)
+    assert await engine.claim(attempt.task_id, 2, node_id="here", owner=owner) is not None
+    assert (await engine.cancel(attempt.task_id)).cancel_asked
+    await engine.finish(owner, second.attempt_id, AttemptState.CANCELED)
     assert (await engine.retry(attempt.task_id)).cancel_asked is False
     third = await engine.assign(await lead(engine), attempt.task_id, "here")
     assert third is not None

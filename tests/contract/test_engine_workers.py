@@ -59,6 +59,8 @@ async def test_an_attempt_is_taken_up_by_its_node_alone(fleet: Fleet) -> None:
     with pytest.raises(Lost):
         await engine.record(other, attempt.attempt_id)
     with pytest.raises(Lost):
+        await engine.finish(other, attempt.attempt_id, AttemptState.SUCCEEDED)
+    with pytest.raises(Lost):
         await engine.record(owner, f"{attempt.task_id}:9")
     found = await engine.standing(owner, [attempt.attempt_id, "tsk_none:1"])
     assert found == {
