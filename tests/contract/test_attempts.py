@@ -140,7 +140,6 @@ async def test_a_cancel_ends_the_turn(here: Station) -> None:
         running = group.create_task(here.run(attempt), name="attempt")
         await within(here.model.held("a"))
         await here.engine.cancel(attempt.task_id)
-        here.cancel.set()
         task = await within(running)
     assert task.state is TaskState.CANCELED
     assert task.attempts is not None
@@ -155,7 +154,6 @@ async def test_a_cancel_ends_a_check(here: Station) -> None:
         running = group.create_task(here.run(attempt), name="attempt")
         await within(_there(worktree / "began"))
         await here.engine.cancel(attempt.task_id)
-        here.cancel.set()
         task = await within(running)
     assert task.state is TaskState.CANCELED
 

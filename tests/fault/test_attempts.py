@@ -161,3 +161,22 @@ async def test_a_turn_that_is_lost_ends_the_attempt_and_the_next_is_told(tmp_pat
         assert (again.state, again.final_message) == (TaskState.SUCCEEDED, "Went on.")
         assert here.repo.shown(f"baa/{task.task_id}:result") == "one\ntwo"
         assert last(again).session_id != lost.session_id
+
+
+async def test_a_cancel_ends_an_attempt_whose_codexd_is_away(tmp_path: Path) -> None:
+    async with a_place(tmp_path) as here:
+        await here.node.kill()
+        attempt = await here.assigned(prompt="quick")
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(here.run(attempt), name="attempt")
+            async with asyncio.timeout(60):
+                while not await _has_workspace(here, attempt):
+                    await moment(0.02)
+            await here.engine.cancel(attempt.task_id)
+            task = await within(running)
+        assert (task.state, last(task).evidence.turns) == (TaskState.CANCELED, [])
+        await here.node.start()
+
+
+async def _has_workspace(here: Station, attempt: Attempt) -> bool:
+    return last(await here.engine.task(attempt.task_id)).evidence.workspace is not None

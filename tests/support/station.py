@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from baa.api.tasks import Attempt, SubmitTask, Task
 from baa.client.codexd import Codexd
 from baa.clock import SystemClock
 from baa.config import Config
-from baa.engine.store import Engine, Standing, open_engine
+from baa.engine.store import Engine, Lost, Standing, open_engine
 from baa.scripted import ScriptedModel
 from baa.worker.attempt import Executor
+from baa.worker.execution import Execution
 from baa.worker.turns import Turns
 from baa.worker.workspace import Workspaces
 from tests.support.node import Node
@@ -38,7 +39,7 @@ LEASE_MS = 600_000
 
 @dataclass
 class Station:
-    """The node, and what a test does to it. `cancel` is what the worker's runner would set."""
+    """The node, and what a test does to it."""
 
     node: Node
     model: ScriptedModel
@@ -47,7 +48,6 @@ class Station:
     may_renew: bool = True
     lease_ms: int = LEASE_MS
     lives: int = 0
-    cancel: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def assigned(self, **given: object) -> Attempt:
         """A new task's first attempt, given to this node; it works in the repository, without a sandbox."""
@@ -83,14 +83,26 @@ class Station:
 
     async def run(self, attempt: Attempt) -> Task:
         """Run an attempt as the worker's latest life; the task as it stands then."""
-        async with an_executor(
-            self.engine,
-            settings_of(self.node),
-            owner=f"life-{self.lives}",
-            lease_ms=self.lease_ms,
-            may_renew=lambda: self.may_renew,
-        ) as executor:
-            await executor.run(attempt.task_id, attempt.number, self.cancel)
+        owner = f"life-{self.lives}"
+
+        async def is_mine() -> bool:
+            return True
+
+        async with (
+            an_executor(
+                self.engine,
+                settings_of(self.node),
+                owner=owner,
+                lease_ms=self.lease_ms,
+                may_renew=lambda: self.may_renew,
+            ) as executor,
+            asyncio.TaskGroup() as group,
+        ):
+            execution = Execution(self.engine, executor, owner=owner, is_mine=is_mine)
+            watching = group.create_task(execution.watch(), name="standing")
+            with suppress(Lost):  # it has ended, and was seen to have ended
+                await execution.run(attempt.task_id, attempt.number)
+            watching.cancel()
         return await self.engine.task(attempt.task_id)
 
     async def done(self, **given: object) -> tuple[Task, Attempt]:

@@ -176,6 +176,9 @@ def test_the_model_is_asked_again_later_and_later_and_not_for_ever() -> None:
     waits = [following(facts(*bad[:count])) for count in range(1, 7)]
     assert [wait.delay_ms for wait in waits[:5] if isinstance(wait, Start)] == [2000, 4000, 8000, 16_000, 32_000]
     assert waits[5] == ended("failed", "serverOverloaded")
+    late = following(facts(bad[0], request=asked(deadline_ms=1000), elapsed_ms=900))
+    assert isinstance(late, Start)
+    assert (late.delay_ms, late.deadline_ms) == (100, 100)
     sooner = following(facts(bad[0], chance=0.99))
     assert isinstance(sooner, Start)
     assert 1000 <= sooner.delay_ms < 1020

@@ -1,1 +1,1 @@
-"""What executes tasks on a node: for now it registers the node, keeps it alive and drains."""
+"""What runs tasks on a node: takes attempts from the queue, and carries each of them to its end."""

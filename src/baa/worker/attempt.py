@@ -47,7 +47,10 @@ MESSAGE_MAX: Final = 65_536
 NOT_NOW_MS: Final = 300_000
 """For how long a task waits where the node's codexd cannot work: no login, no child, a full disk."""
 
-_log = structlog.get_logger("worker-runner")
+GIVE_UP_S: Final = 3.0
+"""Seconds that codexd is given to begin something, once the end of the task was asked for."""
+
+_log = structlog.get_logger("worker")
 
 
 class Engine(Protocol):
@@ -96,7 +99,7 @@ class Executor:
     chance: Callable[[], float] = random.random
 
     async def run(self, task_id: str, number: int, cancel: asyncio.Event) -> None:
-        """Run the attempt to its end, or until it is not ours any more. `cancel`: set once its end is asked for.
+        """Run the attempt to its end, or until it is not ours any more. `cancel` is set once its end is asked for.
 
         Cancelled as a coroutine it leaves all as it is, for the next incarnation to go on.
         """
@@ -240,7 +243,10 @@ class Attempting:
 
     async def _start(self, action: Start) -> None:
         """Begin the turn, or find that it was begun before its number was written down."""
-        session_id, goes_on = await self._session()
+        found = await self._unless_canceled(self._session(), GIVE_UP_S)
+        if found is None:
+            return
+        session_id, goes_on = found
         key = f"{self.attempt_id}:{action.number}"
         asked = StartTurn(
             session_id=session_id,
@@ -253,7 +259,10 @@ class Attempting:
             lease_ms=self.by.turns.lease_ms,
             metadata={"taskId": self.task.task_id, KEY: key},
         )
-        turn_id, self._cursor = await self.by.turns.start(asked, key)
+        begun = await self._unless_canceled(self.by.turns.start(asked, key), GIVE_UP_S)
+        if begun is None:  # codexd is away; if it took the turn before, the turn ends with its lease
+            return
+        turn_id, self._cursor = begun
         began = AttemptTurn(number=action.number, turn_id=turn_id, why=str(action.why))
         await self._record(
             told=[(QueueEventType.ATTEMPT_TURN, {"number": began.number, "turnId": turn_id, "why": began.why})],
@@ -347,16 +356,30 @@ class Attempting:
         told = [(QueueEventType.ATTEMPT_CHECK, payload)]
         await self._record(told=told, checks=[*self.evidence.checks, result])
 
-    async def _unless_canceled(self, doing: Coroutine[Any, Any, T]) -> T | None:
-        """What it gives; None if the end of the task was asked for meanwhile, and it was ended."""
+    async def _unless_canceled(self, doing: Coroutine[Any, Any, T], give_up_s: float = 0) -> T | None:
+        """What it gives; None if the end of the task was asked for, and it did not come to its own in `give_up_s`."""
+
+        async def done() -> T | Exception:
+            try:
+                return await doing
+            except (BaaError, Lost) as error:  # raised below, and not in a group
+                return error
+
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(doing, name="attempt-doing")
+            task = group.create_task(done(), name="attempt-doing")
             canceling = group.create_task(self.cancel.wait(), name="attempt-cancel")
             await asyncio.wait((task, canceling), return_when=asyncio.FIRST_COMPLETED)
             canceling.cancel()
+            if not task.done() and give_up_s:
+                await asyncio.wait((task,), timeout=give_up_s)
             if not task.done():
                 task.cancel()
-        return None if task.cancelled() else task.result()
+        if task.cancelled():
+            return None
+        result = task.result()
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     # --- what is written down
 

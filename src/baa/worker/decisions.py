@@ -200,7 +200,8 @@ def _again(facts: Facts, why: Why) -> Action:
         reason = facts.turns[-1].reason
         return End(state=AttemptState.FAILED if transient else AttemptState.LOST, reason=reason)
     wait = round(BACKOFF_MS * 2 ** (in_a_row - 1) * (1 - facts.chance / 2)) if transient else 0
-    return _start(facts, why, wait)
+    left = time_left(facts)
+    return _start(facts, why, wait if left is None else max(0, min(wait, left)))
 
 
 def _start(facts: Facts, why: Why, delay_ms: int = 0) -> Action:

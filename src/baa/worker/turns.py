@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from baa.api.errors import BaaError, Code, Rejected, Unavailable
+from baa.api.errors import BaaError, CannotStart, Code, Rejected, Unavailable
 from baa.api.events import TURN_ENDS, EventType
 from baa.api.sessions import TURN_ENDED, CreateSession, SessionStatus, StartTurn, Turn
 from baa.client.codexd import Codexd
@@ -189,6 +189,8 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
             return await ask()
         except Unreachable:
             since = None
+        except CannotStart as unusable:  # such as a token file that others may read
+            raise Unavailable(Code.CODEXD_UNAVAILABLE, unusable.message) from unusable
         except Unavailable as unavailable:
             since = now() if since is None or unavailable.code in _RESTARTS else since
             if now() - since > UNAVAILABLE_S:
