@@ -28,6 +28,9 @@ T = TypeVar("T")
 PATIENCE_MS: Final = 10_000
 """How long what a worker must write down is tried again: two thirds of the time for which its node is good."""
 
+SLOW_MS: Final = 5000
+"""The least that a server is given for a statement, in milliseconds, whatever the patience."""
+
 PAUSE_S: Final = 0.2
 """Seconds between two tries."""
 
@@ -279,15 +282,16 @@ def _use_wal(driver: Any) -> None:
 def open_postgres(url: str, patience_ms: int) -> sa.Engine:
     """The server, not yet spoken to. `patience_ms` bounds a statement, and how long a dead connection is believed in.
 
-    A program that is frozen in the middle of a transaction holds locks; the server takes them from it after a second
-    or more.
+    A program that is frozen in the middle of a transaction holds locks; the server takes them from it after half of
+    that time. None of this is shorter than a slow machine needs.
     """
+    waits_ms = max(patience_ms, SLOW_MS)
     options = {
         "search_path": "baa",
         "synchronous_commit": "on",
-        "statement_timeout": patience_ms,
-        "lock_timeout": patience_ms,
-        "idle_in_transaction_session_timeout": max(1000, patience_ms // 4),
+        "statement_timeout": waits_ms,
+        "lock_timeout": waits_ms,
+        "idle_in_transaction_session_timeout": waits_ms // 2,
         "client_min_messages": "warning",
     }
     return sa.create_engine(
@@ -298,11 +302,11 @@ def open_postgres(url: str, patience_ms: int) -> sa.Engine:
         hide_parameters=True,
         connect_args={
             "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
-            "connect_timeout": max(2, patience_ms // 2000),
+            "connect_timeout": waits_ms // 2000,
             "keepalives_idle": 2,
             "keepalives_interval": 1,
             "keepalives_count": 3,
-            "tcp_user_timeout": patience_ms,
+            "tcp_user_timeout": waits_ms,
             "application_name": "baa",
         },
     )

@@ -75,6 +75,8 @@ class NewerSchema(Exception):
 def prepare(connection: sa.Connection) -> None:
     """Make what is missing, in the caller's transaction. Raises NewerSchema, and sqlalchemy's errors."""
     if connection.dialect.name == "postgresql":
+        for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.exec_driver_sql(f"SET LOCAL {limit} = '60s'")  # a fleet that starts at once waits in line here
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
         found = 0
         if connection.exec_driver_sql("SELECT to_regclass('baa.version')").scalar():
