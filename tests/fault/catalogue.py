@@ -1,4 +1,4 @@
-"""Faults F01 to F80 (processes, the child's bytes, storage, the host, bad input): what is done, which tests make it.
+"""Faults F01 to F87 (processes, child, storage, host, network, bad input): what is done, and which tests make it.
 
 A row counts as survived only if its tests pass and say that its fault was seen (`tests.support.faults.saw`): `make
 proof` counts. Rows read as they do since there is a keeper: what a dead codexd leaves goes on, and is not ended.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+C: Final = "tests/contract/"
 F: Final = "tests/fault/"
 P: Final = "tests/proof/"
 U: Final = "tests/unit/"
@@ -317,11 +318,27 @@ CATALOGUE: Final = (
         "no HOME, no locale, no TMPDIR, closed standard streams",
         (f"{F}test_host.py::test_it_starts_with_nothing_but_what_it_needs",),
     ),
+    # The network
+    Row(
+        "F79",
+        "TLS, HTTP/2, mail and other protocols are spoken to a port",
+        (f"{C}test_bad_bytes.py::test_no_bytes_are_read_in_two_ways",),
+    ),
     # Bad input
     Row(
         "F80",
         "whatever the description of the API allows and forbids",
         (f"{P}test_inputs.py::test_whatever_a_description_allows_and_forbids_is_answered_as_described",),
     ),
+    Row(
+        "F85",
+        "requests that can be read in two ways, or in none",
+        (f"{C}test_bad_bytes.py::test_no_bytes_are_read_in_two_ways",),
+    ),
+    Row(
+        "F87",
+        "frames that are no good WebSocket",
+        (f"{C}test_bad_bytes.py::test_frames_that_are_none_end_their_own_socket",),
+    ),
 )
-"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51, F55 to F63 and F80."""
+"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51, F55 to F63, F79, F80, F85 and F87."""

@@ -23,6 +23,7 @@ from tests.support.node import Json
 
 CHECKS: Final = {
     "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503", "507"]},  # where they are described
+    "negative_data_rejection": {"expected-statuses": ["4xx"]},  # 410: of two things that are wrong, it tells one
     "unsupported_method": {"enabled": False},  # ours is 404: the contract says never 405
     "positive_data_acceptance": {"enabled": False},  # a schema cannot say that a folder exists, or `prompt` or `input`
 }

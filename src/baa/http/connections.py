@@ -5,6 +5,8 @@
   whose client takes nothing of its answer;
 - they limit the number of connections by refusing whoever comes next, `/healthz` too: here that is always answered,
   and who has kept us waiting longest goes;
+- they answer what calls itself HTTP/2.0 or HTTP/0.9 as if it were HTTP/1.1;
+- a WebSocket that they close themselves, for what its client sent, is logged as a fault of ours;
 - a WebSocket handshake that the second parser refuses gets no answer, or one that quotes the request;
 - a WebSocket's subscriber that stops reading can be neither told nor cut off, and holds its connection for ever.
 
@@ -210,6 +212,8 @@ class Http(HttpToolsProtocol):
         if self._too_many and len(self.connections) > self._allowance.connections and not self._asks_for_health():
             self._refusal = CROWDED
             raise httptools.HttpParserError("crowded")
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            raise httptools.HttpParserError("version")
         fields: dict[bytes, list[bytes]] = {}
         for name, value in self.headers:
             fields.setdefault(name, []).append(value)
@@ -258,6 +262,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().__init__(**uvicorns)
         self._grace_seconds = grace_seconds
         self._handshake = self.loop.call_later(handshake_seconds, self._handshake_late)
+        self._closed_by_app = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Uvicorn's."""
@@ -269,6 +274,18 @@ class WebSocket(WebSocketsSansIOProtocol):
         if not self.handshake_complete:
             self.transport.abort()
 
+    def send_receive_event_to_app(self) -> None:
+        """Uvicorn's, but text that is no UTF-8 is no fault of ours, and it logs a traceback for each."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
     async def run_asgi(self) -> None:
         """Uvicorn's, but a client that does not take its last frames is not waited for without end."""
         await super().run_asgi()
@@ -277,11 +294,15 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         """Uvicorn's: it waits while more than 64 KiB are unsent, and only then writes. A close frame does not wait."""
+        if message["type"] != "websocket.close":
+            await self.writable.wait()
+        if self.close_sent and not self._closed_by_app:
+            raise ClientDisconnected  # Closed for what its client sent, which the application cannot know yet.
         if message["type"] == "websocket.close":
+            self._closed_by_app = True
             await self._send_close(message)
             return
         if FRAME in message:
-            await self.writable.wait()
             if self.disconnected or self.close_sent:
                 raise ClientDisconnected
             self.transport.write(message[FRAME])
