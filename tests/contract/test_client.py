@@ -87,7 +87,7 @@ async def test_what_codexd_refuses_is_raised_with_its_code(tmp_path: Path) -> No
         await codexd.turn(started.turn.turn_id, wait_ms=30_000)
 
 
-async def read_to_end(stream: EventStream, turn_id: str) -> list[Event]:
+async def read_to_end(stream: EventStream[Event], turn_id: str) -> list[Event]:
     events = []
     async for event in stream:
         events.append(event)

@@ -15,7 +15,7 @@ import pytest
 from baa import config
 from baa.api.conductor import RoleName
 from baa.api.errors import BaaError, Rejected
-from baa.api.events import TURN_ENDS, EventType
+from baa.api.events import TURN_ENDS, Event, EventType
 from baa.api.interactions import AnswerInteraction, InteractionStatus
 from baa.api.sessions import (
     ApprovalPolicy,
@@ -56,7 +56,7 @@ class Recorded(Codexd):
         self.asked.add((method, path))
         return await super()._send(method, path, **more)
 
-    def events(self, *args: Any, **kwargs: Any) -> EventStream:
+    def events(self, *args: Any, **kwargs: Any) -> EventStream[Event]:
         self.asked.add(("WS", self._events_path))
         return super().events(*args, **kwargs)
 

@@ -115,7 +115,7 @@ async def test_nodes_take_a_token_and_unknown_routes_are_named(house: House) -> 
     conductor = house.conductor
     assert (await conductor.ask("GET", "/v1/nodes")).status_code == 401
     assert await conductor.get("/v1/nodes", token=conductor.token()) == {"nodes": [], "nextPageToken": None}
-    for method, path in (("GET", "/v1/tasks/x"), ("POST", "/healthz"), ("DELETE", "/rolez"), ("GET", "/v1/codexd")):
+    for method, path in (("GET", "/v1/tasks/x/y"), ("POST", "/healthz"), ("DELETE", "/rolez"), ("GET", "/v1/codexd")):
         answer = await conductor.ask(method, path, content_type="application/json")
         assert answer.status_code == 404
         assert answer.json()["error"]["message"] == f"Unknown conductor route {method} {path}."

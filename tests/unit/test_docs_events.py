@@ -12,8 +12,8 @@ from baa import config
 from baa.api.events import PAYLOADS, Events, EventType, Heartbeat, Hello, Payload
 from baa.codexd.appserver.translate import STREAMS
 from baa.codexd.openapi import document
-from baa.codexd.request import PAGE, PAGE_MAX, WAIT_MAX_MS
 from baa.codexd.subscriptions import CLOSED_SLOW, HEARTBEAT_S, PARAMETERS, UNREAD_S
+from baa.http.request import PAGE, PAGE_MAX, WAIT_MAX_MS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "events.md").read_text()

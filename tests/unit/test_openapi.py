@@ -26,14 +26,14 @@ from baa.codexd.keepers import Setting
 from baa.codexd.main_loop import MainLoop, Restored
 from baa.codexd.openapi import document
 from baa.codexd.operations import ABOUT, OF_NO_ROUTE, operations
-from baa.codexd.patience import Patience
 from baa.codexd.policy import Policy
-from baa.codexd.request import PAGE_MAX, WAIT_MAX_MS
 from baa.codexd.retention import Limits, Retention
 from baa.codexd.status import Daemon
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
 from baa.codexd.watch import Watching
+from baa.http.patience import Patience
+from baa.http.request import PAGE_MAX, WAIT_MAX_MS
 from baa.http.routes import RouteTable
 from tests.support.described import Described, codes_of
 

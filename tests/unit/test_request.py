@@ -10,7 +10,7 @@ from litestar import Request
 
 from baa.api.errors import Code, Rejected
 from baa.api.sessions import NoFields, RenewTurn
-from baa.codexd.request import (
+from baa.http.request import (
     KEY_MAX,
     PAGE,
     PAGE_MAX,

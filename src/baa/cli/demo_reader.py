@@ -27,7 +27,7 @@ class OutsideReader:
 
     def __init__(self, show: Callable[[Event], None]) -> None:
         self.events: list[Event] = []
-        self.stream: EventStream | None = None
+        self.stream: EventStream[Event] | None = None
         self._show = show
         self._deltas: dict[str, list[str]] = {}
         self._ended: set[str | None] = set()

@@ -209,7 +209,7 @@ async def _follow(codexd: Codexd, asked: Asked, cursor: str, turn_id: str, inter
         raise failed
 
 
-async def _read(events: EventStream, turn_id: str, show: Callable[[Event], None]) -> BaseException | None:
+async def _read(events: EventStream[Event], turn_id: str, show: Callable[[Event], None]) -> BaseException | None:
     """Show the events of the turn until its end; what came between, as a value, for a task group would wrap it."""
     try:
         while True:

@@ -34,12 +34,12 @@ from baa.api.answers import (
     TurnAnswer,
     TurnPage,
 )
-from baa.api.events import EventType
+from baa.api.events import Event, EventType
 from baa.api.interactions import AnswerInteraction, Interaction
 from baa.api.sessions import CreateSession, RenewTurn, Session, SessionStatus, StartTurn, SteerTurn, Turn
 from baa.api.status import AnnounceHandover, Backup, Handover, MakeBackup, RestartChild, Status
 from baa.client.discovery import locate
-from baa.client.events import EventStream
+from baa.client.events import CODEXD, EventStream
 from baa.client.peer import PATIENCE_S, Peer
 from baa.config import Config
 from baa.http.tokens import Name
@@ -224,10 +224,12 @@ class Codexd(Peer):
 
     def events(
         self, after: str | None = "0", *, session_id: str | None = None, types: Iterable[EventType] | None = None
-    ) -> EventStream:
+    ) -> EventStream[Event]:
         """The events that follow a cursor, and those to come: `0` = from the oldest, None = from now."""
         query = {name: value for name, value in _wanted(session_id, types).items() if value is not None}
-        return EventStream(self._locate, self._events_path, query, after=after, patience_s=self._patience_s)
+        return EventStream(
+            self._locate, self._events_path, query, after=after, patience_s=self._patience_s, decode=CODEXD
+        )
 
 
 def _wanted(session_id: str | None, types: Iterable[EventType] | None) -> dict[str, Any]:

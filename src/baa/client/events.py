@@ -1,4 +1,4 @@
-"""The event stream as a client reads it: whole, in order, across lost connections and restarts of codexd."""
+"""The event stream as a client reads it: whole, in order, across lost connections and restarts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Generic, Self, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -15,6 +15,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from baa.api.errors import BaaError, Code, Unavailable
 from baa.api.events import Event, Events, Frame, Heartbeat, Hello
+from baa.api.queue import QueueEvents, QueueFrame
+from baa.api.tasks import QueueEvent
 from baa.client.answers import failure
 from baa.client.connection import NotProved, proven
 from baa.client.discovery import START_IT, Location, Unreachable
@@ -29,14 +31,21 @@ FRAME_BYTES_MAX: Final = 256 << 20
 OPEN_S: Final = 10.0
 CLOSE_S: Final = 1.0
 
-_FRAME: Final[msgspec.json.Decoder[Frame]] = msgspec.json.Decoder(Frame)
+E = TypeVar("E", Event, QueueEvent)
+
+AnyFrame: TypeAlias = Hello | Events | QueueEvents | Heartbeat
+Decode: TypeAlias = Callable[[bytes], AnyFrame]
+
+CODEXD: Final[Decode] = msgspec.json.Decoder(Frame).decode
+CONDUCTOR: Final[Decode] = msgspec.json.Decoder(QueueFrame).decode
+"""How the frames of the two programs are read."""
 
 
 class Gap(Exception):
     """A frame did not begin where the last one ended: events in between are missing, or come twice."""
 
 
-class EventStream:
+class EventStream(Generic[E]):
     """`async with` it, then `async for event in` it: events after a cursor, and those to come, without an end.
 
     `cursor` is what to come back with: everything before it was handed out. A lost connection is opened again from
@@ -45,9 +54,16 @@ class EventStream:
     """
 
     def __init__(
-        self, locate: Callable[[], Location], path: str, query: dict[str, str], *, after: str | None, patience_s: float
+        self,
+        locate: Callable[[], Location],
+        path: str,
+        query: dict[str, str],
+        *,
+        after: str | None,
+        patience_s: float,
+        decode: Decode,
     ) -> None:
-        """Made by `Codexd.events`."""
+        """Made by `Codexd.events` and `Conductor.events`."""
         self.cursor = after
         self.connections = 0
         self.frames = 0
@@ -57,7 +73,8 @@ class EventStream:
         self._query = query
         self._patience_s = patience_s
         self._socket: ClientConnection | None = None
-        self._ready: deque[Event] = deque()
+        self._decode = decode
+        self._ready: deque[E] = deque()
         self._epoch = ""
         self._next: str | None = None
 
@@ -75,12 +92,12 @@ class EventStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> E:
         """The next event. Raises Gap; Unreachable when codexd stays away; Rejected when the cursor is of no use."""
         while not self._ready:
             frame = await self._receive()
             match frame:
-                case Events():
+                case Events() | QueueEvents():
                     self._take(frame)
                 case Heartbeat() | Hello():
                     continue
@@ -88,10 +105,10 @@ class EventStream:
         self.cursor = f"{self._epoch}:{event.seq}" if self._ready else self._next
         return event
 
-    def _take(self, frame: Events) -> None:
+    def _take(self, frame: Events | QueueEvents) -> None:
         self.frames += 1
         expected, self._next = self._next, frame.next
-        self._ready.extend(frame.events)
+        self._ready.extend(frame.events)  # type: ignore[arg-type]  # `decode` and E are given together
         if not frame.events:
             self.cursor = frame.next
         self._must_follow(expected, frame.from_)
@@ -101,12 +118,12 @@ class EventStream:
             self.gaps += 1
             raise Gap(f"The stream goes on at {found}, and had come to {expected}.")
 
-    async def _receive(self) -> Frame:
+    async def _receive(self) -> AnyFrame:
         while True:
             if self._socket is None:
                 self._socket = await self._connect()
             try:
-                return await _frame(self._socket, QUIET_S)
+                return await self._frame(self._socket, QUIET_S)
             except (ConnectionClosed, TimeoutError):
                 lost, self._socket = self._socket, None
                 await lost.close()
@@ -135,7 +152,7 @@ class EventStream:
                 sock=await proven(location),
                 additional_headers={"Authorization": f"Bearer {location.token}"},
                 compression=None,
-                ping_interval=None,  # codexd sends heartbeats
+                ping_interval=None,  # there are heartbeats
                 open_timeout=OPEN_S,
                 close_timeout=CLOSE_S,
                 max_size=FRAME_BYTES_MAX,
@@ -143,12 +160,12 @@ class EventStream:
         except InvalidStatus as refused:
             raise self._refused(refused, location) from None
         except (OSError, InvalidHandshake, TimeoutError, EOFError) as error:
-            raise Unreachable(f"codexd does not answer at {location.address} ({error}). {START_IT}") from error
+            raise Unreachable(f"{location.name} does not answer at {location.address} ({error}). {START_IT}") from error
         try:
-            self._greet(await _frame(socket, OPEN_S))
+            self._greet(await self._frame(socket, OPEN_S))
         except (ConnectionClosed, TimeoutError) as error:
             await socket.close()
-            raise Unreachable(f"codexd at {location.address} went away at once. {START_IT}") from error
+            raise Unreachable(f"{location.name} at {location.address} went away at once. {START_IT}") from error
         except BaseException:  # boundary: the caller gets it, and no connection is left behind
             await socket.close()
             raise
@@ -160,20 +177,19 @@ class EventStream:
             return NotProved("The token was changed while it was sent. Ask again.")
         return told
 
-    def _greet(self, hello: Frame) -> None:
+    def _greet(self, hello: AnyFrame) -> None:
         if not isinstance(hello, Hello):
-            raise Unreachable("What answers at codexd's address does not speak its event stream.")
+            raise Unreachable("What answers there does not speak the event stream.")
         self.connections += 1
         if self.cursor in (None, "0"):
             self.cursor = hello.after
         self._epoch, self._next = hello.epoch, hello.after
         self._must_follow(self.cursor, hello.after)
 
-
-async def _frame(socket: ClientConnection, seconds: float) -> Frame:
-    async with asyncio.timeout(seconds):
-        data = await socket.recv(decode=False)
-    try:
-        return _FRAME.decode(data)
-    except msgspec.DecodeError as error:
-        raise Unreachable(f"What answers at codexd's address does not speak its event stream ({error}).") from None
+    async def _frame(self, socket: ClientConnection, seconds: float) -> AnyFrame:
+        async with asyncio.timeout(seconds):
+            data = await socket.recv(decode=False)
+        try:
+            return self._decode(data)
+        except msgspec.DecodeError as error:
+            raise Unreachable(f"What answers there does not speak the event stream ({error}).") from None

@@ -1,4 +1,4 @@
-"""codexd for scripts without async: the same methods with the same types, and events as a plain iterator.
+"""codexd and the conductor for scripts without async: the same methods and types, and events as a plain iterator.
 
     with Codexd() as codexd:
         session = codexd.create_session(CreateSession(cwd="/home/me/project"))
@@ -12,15 +12,16 @@ Every call runs the async method to its end, in this thread. Not for use inside 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
 from baa.api.events import Event, EventType
+from baa.api.tasks import QueueEvent, Task, TaskState
 from baa.client import codexd as codexds
 from baa.client import conductor as conductors
-from baa.client.events import EventStream
+from baa.client.events import E, EventStream
 from baa.client.peer import PATIENCE_S, Peer
 from baa.config import Config
 from baa.http.tokens import Name
@@ -54,6 +55,14 @@ class Blocking(Generic[A]):
     def _wait(self, awaited: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(awaited)
 
+    @contextmanager
+    def _following(self, stream: EventStream[E]) -> Iterator[Events[E]]:
+        self._wait(stream.__aenter__())
+        try:
+            yield Events(self._wait, stream)
+        finally:
+            self._wait(stream.__aexit__(None, None, None))
+
 
 class method(Generic[A, P, T]):  # noqa: N801 - it stands where `def` would
     """A method of the async peer that waits for its answer."""
@@ -81,29 +90,29 @@ class method(Generic[A, P, T]):  # noqa: N801 - it stands where `def` would
         return waits
 
 
-class Events:
+class Events(Generic[E]):
     """The events of an EventStream, one after the other, without an end; `cursor` is what to come back with.
 
-    Between two events nothing is read: after a while codexd lets go of the connection, and the next event comes over
-    another one, by the cursor.
+    Between two events nothing is read: after a while the program lets go of the connection, and the next event comes
+    over another one, by the cursor.
     """
 
-    def __init__(self, wait: Callable[[Coroutine[Any, Any, Any]], Any], stream: EventStream) -> None:
-        """Made by `Codexd.events`."""
+    def __init__(self, wait: Callable[[Coroutine[Any, Any, Any]], Any], stream: EventStream[E]) -> None:
+        """Made by `Codexd.events` and `Conductor.events`."""
         self._wait = wait
-        self._stream = stream
+        self._stream: EventStream[E] = stream
 
     @property
     def cursor(self) -> str | None:
         """Everything before it was handed out."""
         return self._stream.cursor
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[E]:
         return self
 
-    def __next__(self) -> Event:
+    def __next__(self) -> E:
         """The next event. Raises as EventStream does."""
-        event: Event = self._wait(self._stream.__anext__())
+        event: E = self._wait(self._stream.__anext__())
         return event
 
 
@@ -149,14 +158,10 @@ class Codexd(Blocking[codexds.Codexd]):
     @contextmanager
     def events(
         self, after: str | None = "0", *, session_id: str | None = None, types: Iterable[EventType] | None = None
-    ) -> Iterator[Events]:
+    ) -> Iterator[Events[Event]]:
         """The events that follow a cursor, and those to come: `0` = from the oldest, None = from now."""
-        stream = self._peer.events(after, session_id=session_id, types=types)
-        self._wait(stream.__aenter__())
-        try:
-            yield Events(self._wait, stream)
-        finally:
-            self._wait(stream.__aexit__(None, None, None))
+        with self._following(self._peer.events(after, session_id=session_id, types=types)) as events:
+            yield events
 
 
 class Conductor(Blocking[conductors.Conductor]):
@@ -169,4 +174,32 @@ class Conductor(Blocking[conductors.Conductor]):
     health = method(conductors.Conductor.health)
     ready = method(conductors.Conductor.ready)
     role = method(conductors.Conductor.role)
+    submit = method(conductors.Conductor.submit)
+    task = method(conductors.Conductor.task)
+    task_page = method(conductors.Conductor.task_page)
+    cancel = method(conductors.Conductor.cancel)
+    retry = method(conductors.Conductor.retry)
     nodes = method(conductors.Conductor.nodes)
+    drain = method(conductors.Conductor.drain)
+    paused = method(conductors.Conductor.paused)
+    pause = method(conductors.Conductor.pause)
+    resume = method(conductors.Conductor.resume)
+    event_page = method(conductors.Conductor.event_page)
+
+    def tasks(self, *, states: Iterable[TaskState] | None = None) -> Iterator[Task]:
+        """All tasks, or those in these states, newest first, without their attempts; read as far as they are taken."""
+        found = self._peer.tasks(states=states)
+        while (task := self._wait(_following_one(found))) is not None:
+            yield task
+
+    @contextmanager
+    def events(
+        self, after: str | None = "0", *, task_id: str | None = None, types: Iterable[str] | None = None
+    ) -> Iterator[Events[QueueEvent]]:
+        """The events that follow a cursor, and those to come: `0` = from the oldest, None = from now."""
+        with self._following(self._peer.events(after, task_id=task_id, types=types)) as events:
+            yield events
+
+
+async def _following_one(found: AsyncIterator[Task]) -> Task | None:
+    return await anext(found, None)

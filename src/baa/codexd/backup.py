@@ -14,7 +14,7 @@ import structlog
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
 from baa.api.status import Backup, MakeBackup, Manifest
 from baa.codexd import copies
-from baa.codexd.patience import Patience
+from baa.http.patience import Patience
 
 LONGEST_MS: Final = 6 * 3_600_000
 """Milliseconds for a backup at most: many times what the largest log takes on a slow disk."""

@@ -43,7 +43,6 @@ from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.machines.session import Session
 from baa.codexd.machines.turn import StopWish, TurnChange
 from baa.codexd.main_loop import MainLoop
-from baa.codexd.patience import Patience
 from baa.codexd.policy import Policy
 from baa.codexd.retention import Limits, Retention
 from baa.codexd.status import Daemon
@@ -55,6 +54,7 @@ from baa.config import INTERRUPT_S, KILLED_S, LADDER_S, Config
 from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
 from baa.http.keyring import TokenFiles
+from baa.http.patience import Patience
 from baa.http.tokens import ensure_tokens
 from baa.known_secrets import KnownSecrets
 from baa.process import Stop

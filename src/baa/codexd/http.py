@@ -23,12 +23,12 @@ from baa.codexd import http_sessions, http_turns, metrics, openapi
 from baa.codexd.attaching import Attaching
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.policy import Policy
-from baa.codexd.request import PAGE, PAGE_MAX, WAIT_MAX_MS, Asked, answer, integer, optional_body, query_of
 from baa.codexd.status import Daemon, without_paths
 from baa.codexd.subscriptions import come_back, read_on, wanted
 from baa.http import envelope
 from baa.http.guard import TRUSTED
 from baa.http.limits import App, Receive, Scope, Send
+from baa.http.request import PAGE, PAGE_MAX, WAIT_MAX_MS, Asked, answer, integer, optional_body, query_of
 from baa.http.routes import OPT, RouteTable
 
 _log = structlog.get_logger("http")

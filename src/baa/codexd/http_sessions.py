@@ -17,9 +17,9 @@ from baa.codexd import reading
 from baa.codexd.attaching import Attaching
 from baa.codexd.commands import no_such_interaction, no_such_session
 from baa.codexd.policy import Policy
-from baa.codexd.request import Asked, answer, optional_body, page_of, query_of, token_of
 from baa.codexd.status import Daemon
 from baa.http import envelope
+from baa.http.request import Asked, answer, optional_body, page_of, query_of, token_of
 from baa.http.routes import OPT
 
 

@@ -18,7 +18,9 @@ from baa.codexd import reading, transcript
 from baa.codexd.commands import TurnAnswer, TurnGone
 from baa.codexd.http_sessions import answered
 from baa.codexd.policy import Policy
-from baa.codexd.request import (
+from baa.codexd.status import Daemon
+from baa.http import envelope
+from baa.http.request import (
     WAIT_MAX_MS,
     Asked,
     accepts,
@@ -28,8 +30,6 @@ from baa.codexd.request import (
     optional_body,
     query_of,
 )
-from baa.codexd.status import Daemon
-from baa.http import envelope
 from baa.http.routes import OPT
 
 

@@ -29,9 +29,9 @@ from baa.api.events import EventType
 from baa.api.interactions import AnswerInteraction
 from baa.api.sessions import CreateSession, NoFields, RenewTurn, SessionStatus, StartTurn, SteerTurn
 from baa.api.status import AnnounceHandover, MakeBackup, RestartChild, Status
-from baa.codexd.request import KEY_MAX, PAGE, PAGE_MAX, WAIT_MAX_MS
 from baa.http import proof
 from baa.http.guard import Access
+from baa.http.request import KEY_MAX, PAGE, PAGE_MAX, WAIT_MAX_MS
 
 
 @dataclass(frozen=True, slots=True)

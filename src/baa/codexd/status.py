@@ -25,10 +25,10 @@ from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog
 from baa.codexd.handover import Announcement
 from baa.codexd.main_loop import MainLoop
-from baa.codexd.patience import Patience
 from baa.codexd.retention import Retention
 from baa.codexd.subscriptions import Subscriptions
 from baa.codexd.supervisor import Supervisor
+from baa.http.patience import Patience
 
 RECENT_EVENTS = 50
 

@@ -22,10 +22,10 @@ from baa.api.events import Cursor, EventType, Heartbeat, Hello, expired, parse_c
 from baa.api.ids import SESSION, is_id
 from baa.codexd import reading
 from baa.codexd.eventlog import EventLog, Stored
-from baa.codexd.request import parameters
 from baa.http.envelope import send_failure
 from baa.http.frames import FRAME, text_frame
 from baa.http.limits import Receive, Scope, Send, cut_off
+from baa.http.request import parameters
 
 FRAME_EVENTS: Final = 1000
 """Events in one frame at most: far past where more of them make it cheaper."""

@@ -15,12 +15,14 @@ from baa import notify
 from baa.api.endpoint import Program
 from baa.clock import Clock, SystemClock, rfc3339
 from baa.conductor import http
+from baa.conductor.http_events import Events
 from baa.conductor.leader import Leader
 from baa.config import Config
 from baa.engine.store import Engine, open_engine
 from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
 from baa.http.keyring import TokenFiles
+from baa.http.patience import Patience
 from baa.http.tokens import ensure_tokens
 from baa.process import Stop
 
@@ -39,6 +41,7 @@ class Conductor:
     engine: Engine
     leader: Leader
     clock: Clock
+    events: Events
 
     def healthy(self) -> bool:
         """Whether the leader's loop, which writes to the engine, moved of late."""
@@ -56,7 +59,8 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
     engine = await open_engine(config.engine_url, clock=clock, patience_ms=config.node_ttl_ms * 2 // 3)
     try:
         leader = Leader(engine, holder=conductor_id, node_id=config.node_id, clock=clock)
-        conductor = Conductor(config, conductor_id, engine, leader, clock)
+        patience = Patience()
+        conductor = Conductor(config, conductor_id, engine, leader, clock, Events(engine, patience))
         app, routes = http.application(conductor, tokens)
         hosts = loopback_hosts(sock.getsockname()[1]) | set(config.allowed_hosts)
         guard = Guard(app, program="conductor", allowed_hosts=hosts, routes=routes, tokens=tokens)
@@ -74,6 +78,7 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
             _log.info("serving", address=address, conductor_id=conductor_id)
             on_started(address)
             await stop.asked.wait()
+            patience.end()
             leading.cancel()
             await leader.release()
             server.stop()

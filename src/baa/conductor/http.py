@@ -1,4 +1,4 @@
-"""The conductor over HTTP: how it stands, its nodes, and codexd behind it."""
+"""The conductor over HTTP: how it stands, the queue, and codexd behind it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx2
 import msgspec
 import structlog
-from litestar import Litestar, Request, Response, get
+from litestar import Litestar, Response, get
 from litestar.exceptions import HTTPException
 
 from baa.api.conductor import Check, Readiness
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
 from baa.api.status import ChildState, Status
 from baa.client.discovery import address_of
+from baa.conductor import http_events, http_system, http_tasks
+from baa.conductor.asking import TOO_LONG, engine_away
 from baa.conductor.passthrough import Passthrough
 from baa.engine.store import EngineFailed
 from baa.http import envelope
 from baa.http.keyring import Keyring
 from baa.http.limits import App, Receive, Scope, Send
+from baa.http.request import Asked, answer
 from baa.http.routes import OPT, RouteTable
 
 if TYPE_CHECKING:
     from baa.conductor.daemon import Conductor
 
 READY_S: Final = 2.0
-"""Seconds in which `/readyz` and the nodes are answered, whatever does not."""
-
-TOO_LONG: Final = "it takes too long"
+"""Seconds in which `/readyz` is answered, whatever does not."""
 
 CODEXD: Final = "/v1/codexd/"
 START_CODEXD: Final = "Start it: `baa service start --service codexd`, or `baa up`."
@@ -43,8 +44,19 @@ class _StatusAnswer(msgspec.Struct):
 def application(conductor: Conductor, tokens: Keyring) -> tuple[App, RouteTable]:
     """The ASGI application of the conductor, and its routes for the guard. `tokens`: the node's."""
     litestar = Litestar(
-        route_handlers=_about_itself(conductor),
-        exception_handlers={BaaError: _refused, HTTPException: _not_routed, Exception: _broken},
+        route_handlers=[
+            *_about_itself(conductor),
+            *http_tasks.routes(conductor),
+            *http_system.routes(conductor),
+            conductor.events.route(),
+        ],
+        exception_handlers={
+            BaaError: _refused,
+            EngineFailed: _engine_failed,
+            TimeoutError: _engine_failed,
+            HTTPException: _not_routed,
+            Exception: _broken,
+        },
         openapi_config=None,
         logging_config=None,
     )
@@ -55,10 +67,13 @@ def application(conductor: Conductor, tokens: Keyring) -> tuple[App, RouteTable]
     routes.add_prefix(CODEXD, "passed")  # codexd's own guard decides
     routes.add("http", "GET", events_path, "passed")
     routes.add("websocket", "GET", events_path, "passed")
+    routes.add("websocket", "GET", http_events.PATH, "read")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(CODEXD) or scope["path"] == events_path:
             await passthrough(scope, receive, send)
+        elif scope["type"] == "websocket":  # the guard has let no other through
+            await conductor.events.serve(scope, receive, send)
         else:
             await litestar(scope, receive, send)  # type: ignore[arg-type]
 
@@ -70,7 +85,7 @@ def _about_itself(conductor: Conductor) -> list[Any]:
     async def healthz() -> Response[bytes]:
         if not conductor.healthy():
             raise Unavailable(Code.NOT_READY, "The conductor makes no progress. See its log.")
-        return _answer({"status": "ok"})
+        return answer({"status": "ok"})
 
     @get("/readyz", opt={OPT: "open"})
     async def readyz() -> Response[bytes]:
@@ -82,23 +97,13 @@ def _about_itself(conductor: Conductor) -> list[Any]:
             wrong = " ".join(check.message for check in checks if not check.ok)
             details = {"engine": checks[0], "codexd": checks[1]}
             raise Unavailable(Code.NOT_READY, wrong, details=details)
-        return _answer(msgspec.to_builtins(Readiness(status="ready", engine=checks[0], codexd=checks[1])))
+        return answer(msgspec.to_builtins(Readiness(status="ready", engine=checks[0], codexd=checks[1])))
 
     @get("/rolez", opt={OPT: "open"})
     async def rolez() -> Response[bytes]:
-        return _answer(msgspec.to_builtins(conductor.leader.role()))
+        return answer(msgspec.to_builtins(conductor.leader.role()))
 
-    @get("/v1/nodes", opt={OPT: "read"})
-    async def nodes() -> Response[bytes]:
-        try:
-            async with asyncio.timeout(READY_S):
-                found = await conductor.engine.nodes()
-        except (EngineFailed, TimeoutError) as error:
-            why = str(error) or TOO_LONG
-            raise Unavailable(Code.NOT_READY, f"The engine cannot be read: {why}.") from error
-        return _answer({"nodes": found, "nextPageToken": None})
-
-    return [healthz, readyz, rolez, nodes]
+    return [healthz, readyz, rolez]
 
 
 async def _check_engine(conductor: Conductor) -> Check:
@@ -130,16 +135,16 @@ async def _check_codexd(conductor: Conductor) -> Check:
     return Check(ok=True, message=f"codexd is ready with Codex {child.codex_version}.")
 
 
-def _answer(data: dict[str, Any], status: int = 200) -> Response[bytes]:
-    return Response(envelope.success(data), status_code=status, media_type="application/json")
-
-
-def _refused(_: Request[Any, Any, Any], error: BaaError) -> Response[bytes]:
+def _refused(_: Asked, error: BaaError) -> Response[bytes]:
     headers = envelope.failure_headers(error)
     return Response(envelope.failure(error), status_code=error.status, headers=headers, media_type="application/json")
 
 
-def _not_routed(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def _engine_failed(request: Asked, error: Exception) -> Response[bytes]:
+    return _refused(request, engine_away(error))
+
+
+def _not_routed(request: Asked, error: HTTPException) -> Response[bytes]:
     if error.status_code in (404, 405):  # the guard knows the routes; this is the second lock on the same door
         return _refused(request, Rejected(Code.UNKNOWN_ROUTE, "Unknown conductor route."))
     if error.status_code < 500:
@@ -147,6 +152,6 @@ def _not_routed(request: Request[Any, Any, Any], error: HTTPException) -> Respon
     return _broken(request, error)
 
 
-def _broken(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def _broken(request: Asked, error: Exception) -> Response[bytes]:
     _log.error("request.failed", method=request.method, path=request.scope["path"], exc_info=error)
     return _refused(request, BaaError(Code.INTERNAL_ERROR, "The conductor failed at this request. Its log says how."))

@@ -56,6 +56,16 @@ class Leader:
         lease = self._lease
         return lease is not None and lease.holder == self._holder and self._clock.monotonic() < self._mine_until
 
+    def term(self) -> int | None:
+        """The term in which this conductor may act as leader now; None: it may not."""
+        return self._lease.term if self._lease is not None and self.leads() else None
+
+    def step_down(self, term: int) -> None:
+        """Stand by until the lease is acquired again: the engine said that this term is over."""
+        if self._lease is not None and self._lease.term == term:
+            self._mine_until = 0.0
+        self._say()
+
     def role(self) -> Role:
         """The answer of `/rolez`. A leader is named only while its lease was seen to be good."""
         lease = self._lease

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
-from msgspec import Struct
 
 from baa.api.conductor import NodeState
 from baa.api.tasks import Attempt, AttemptState, Evidence, TaskState
@@ -20,6 +19,7 @@ from baa.engine.decide import Next
 from baa.engine.ending import OPEN, end, locked_attempt, locked_task, move
 from baa.engine.events import tell
 from baa.engine.leases import VALID, guard
+from baa.engine.waiting import FreeNode, Waiting, WaitingTask
 
 NODE_GONE: Final = "node_gone"
 """The reason of an attempt whose node died with it, was cut off for too long, or stopped before it was taken up."""
@@ -40,35 +40,6 @@ _STILL: Final = """EXISTS (SELECT 1 FROM dependency JOIN task AS other ON other.
 
 _BROKEN: Final = """EXISTS (SELECT 1 FROM dependency JOIN task AS other ON other.task_id = dependency.depends_on
   WHERE dependency.task_id = task.task_id AND other.state IN ('failed', 'canceled'))"""
-
-
-class WaitingTask(Struct, frozen=True, kw_only=True):
-    """A queued task that nothing but a slot keeps waiting, or whose dependency can never be met.
-
-    `dependencies`: the state of each task that it depends on. `node` is the only one that may run it; `last_node` had
-    its last attempt, and has its worktree.
-    """
-
-    task_id: str
-    priority: int
-    dependencies: dict[str, TaskState]
-    node: str | None
-    last_node: str | None
-
-
-class FreeNode(Struct, frozen=True, kw_only=True):
-    """A node that takes work, with its free slots (1 or more)."""
-
-    node_id: str
-    free: int
-
-
-class Waiting(Struct, frozen=True, kw_only=True):
-    """What the scheduler decides by. `tasks`: higher priority first, then older ones."""
-
-    tasks: list[WaitingTask]
-    nodes: list[FreeNode]
-    paused: bool
 
 
 def schedulable(tx: Transaction, limit: int) -> Waiting:

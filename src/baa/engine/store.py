@@ -32,9 +32,9 @@ from baa.engine.database import (
     open_sqlite,
 )
 from baa.engine.events import Head
-from baa.engine.leading import FreeNode, Waiting, WaitingTask
 from baa.engine.leases import Fenced, Lease
 from baa.engine.nodes import Beat, Lost
+from baa.engine.waiting import FreeNode, Waiting, WaitingTask
 from baa.engine.wake import Wake
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Answers that wait for something: each as long as it was asked to, and none longer than codexd serves."""
+"""Answers that wait for something: each as long as it was asked to, and none longer than the program serves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Patience:
 
     @asynccontextmanager
     async def wait(self, milliseconds: int) -> AsyncIterator[None]:
-        """Leave what is inside after so long, or when codexd stops serving: the answer is then what there is."""
+        """Leave what is inside after so long, or when the program stops serving: the answer is then what there is."""
         try:
             async with asyncio.timeout(0 if self._over else milliseconds / 1000) as wait:
                 self._waits.add(wait)
