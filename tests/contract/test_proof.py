@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -216,6 +217,37 @@ async def test_a_stream_of_server_sent_events_ends_with_its_token(node: tuple[No
     rotate_tokens(codexd_node.home / "state" / "tokens", ("read",))
     assert (await within(reader.readuntil(b"0\r\n\r\n"))).endswith(b"0\r\n\r\n")
     writer.close()
+
+
+async def test_a_kept_connection_is_worth_nothing_without_its_token(node: tuple[Node, ScriptedModel]) -> None:
+    codexd_node, _ = node
+    parts = urlsplit(codexd_node.address)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    bearer = f"Host: {parts.netloc}\r\nAuthorization: Bearer {codexd_node.token('read')}\r\n\r\n"
+    for wanted in (b"HTTP/1.1 200 ", b"HTTP/1.1 401 "):
+        writer.write(f"GET /v1/codexd/sessions HTTP/1.1\r\n{bearer}".encode())
+        assert (await within(reader.readuntil(HEAD_END))).startswith(wanted)
+        if b"200" in wanted:
+            await within(reader.readuntil(b"}}"))
+            rotate_tokens(codexd_node.home / "state" / "tokens")
+    await within(reader.read())  # to its end
+    writer.close()
+
+
+async def test_a_read_that_waited_past_its_token_tells_nothing(node: tuple[Node, ScriptedModel]) -> None:
+    codexd_node, _ = node
+    await codexd_node.child()
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as http_, asyncio.TaskGroup() as tasks:
+        headers = {"authorization": f"Bearer {codexd_node.token('read')}"}
+        query = {"after": await codexd_node.head(), "types": "session.registered", "waitMs": "50000"}
+        address = f"{codexd_node.address}/v1/codexd/events"
+        waiting = tasks.create_task(http_.get(address, params=query, headers=headers), name="waits")
+        while "codexd_waits 1\n" not in (await codexd_node.get("/metrics")).text:
+            pass
+        rotate_tokens(codexd_node.home / "state" / "tokens")
+        await codexd_node.session()
+    answer = waiting.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
 
 
 async def test_the_read_token_stays_when_the_drive_token_goes(node: tuple[Node, ScriptedModel]) -> None:

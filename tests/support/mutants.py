@@ -119,7 +119,11 @@ MUTANTS: Final = (
     _one("a stranger's body is passed on", _KEPT, "True"),
     _one("no body is passed on", _KEPT, 'access != "passed"'),
     _one("what is passed on has any encoding", "if any(value.lower()", "if not of_any_type and any(value.lower()"),
-    _one("refusals are not counted", "            self.refused[refusal.code] += 1\n", ""),
+    _one(
+        "refusals are not counted",
+        "except Rejected as refusal:\n            self.refused[refusal.code] += 1\n",
+        "except Rejected as refusal:\n",
+    ),
     _one("a refusal repeats what was asked", 'quote(raw.partition(b"?")[0], safe="/%:@~!$()*+,;=")', "raw.decode()"),
     _one("no security fields", "        send = _with_security_headers(send)\n", ""),
 )

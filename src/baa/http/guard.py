@@ -107,10 +107,32 @@ class Guard:
             receive = leave.receive
         if scope["type"] == "http":
             receive = limits.replay(body, receive)
+            if held is not None and scope["method"] == "GET":
+                send = self._while_held(held, scope, send)
         await self._app(scope, receive, send)
         if leave.taken and scope["type"] == "websocket":
             with suppress(OSError):
                 await send({"type": "websocket.close", "code": CLOSED_TOKEN, "reason": "token changed"})
+
+    def _while_held(self, held: str, scope: Scope, send: Send) -> Send:
+        """`send`, for a read that waits: whoever's token was taken back meanwhile is told nothing any more.
+
+        What a POST did is told all the same: a refusal would be a lie.
+        """
+        since, taken = self._tokens.changed, False
+
+        async def send_while_held(message: Message) -> None:
+            nonlocal taken
+            changed = message["type"] == "http.response.start" and self._tokens.changed is not since
+            if changed and held not in self._tokens.now().values():
+                taken = True
+                refusal = _unauthorized()
+                self.refused[refusal.code] += 1
+                await send_failure(refusal, scope, send)
+            if not taken:
+                await send(message)
+
+        return send_while_held
 
     async def _prove(self, nonce: str, scope: Scope, send: Send) -> None:
         """Answer with what only a holder of the tokens knows; it does not say how the program is."""
@@ -168,11 +190,7 @@ class Guard:
         """The token that was given, one of ours."""
         held = self._held(headers)
         if not held:
-            raise Rejected(
-                Code.UNAUTHORIZED,
-                "Send 'Authorization: Bearer TOKEN'. The tokens are the files read and drive in the folder "
-                "state/tokens below BAA_HOME.",
-            )
+            raise _unauthorized()
         if access == "drive" and "drive" not in held:
             raise Rejected(Code.READ_ONLY_TOKEN, "The read token may only look. Use the drive token for this.")
         return next(iter(held.values()))
@@ -222,6 +240,14 @@ def bears(authorization: list[str], token: str) -> bool:
     """Whether the Authorization fields of a request are one, and bear `token`; compared in constant time."""
     scheme, _, given = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
     return hmac.compare_digest(_digest(given), _digest(token)) and scheme.lower() == "bearer"
+
+
+def _unauthorized() -> Rejected:
+    return Rejected(
+        Code.UNAUTHORIZED,
+        "Send 'Authorization: Bearer TOKEN'. The tokens are the files read and drive in the folder state/tokens below "
+        "BAA_HOME.",
+    )
 
 
 def _check_content(headers: dict[str, list[str]], method: str, *, of_any_type: bool) -> None:
