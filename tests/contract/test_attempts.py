@@ -36,6 +36,7 @@ SCENARIOS = (
         Run("echo one > result", sandbox_permissions="require_escalated", justification="May I?"),
         Say("Asked."),
     ),
+    when("above", Run("echo up > ../above"), Say("Written.")),
     when("say json", Say('{"found": 3}')),
     *(when(f"wait {gate}", (Say("Wait. "), Hold(gate), Say("Done."))) for gate in ("a", "b", "c", "d", "e")),
 )
@@ -122,6 +123,17 @@ async def test_what_cannot_be_is_told_by_a_code_and_not_tried_again(here: Statio
     assert "ceiling.roots" in attempt.evidence.notes[-1]
     refused, attempt = await here.done(prompt="refused")
     assert (refused.state, refused.reason, len(attempt.evidence.turns)) == (TaskState.FAILED, "other", 1)
+
+
+async def test_in_a_folder_of_the_repository_it_may_write_all_of_its_worktree(here: Station) -> None:
+    asked = {"prompt": "above", "cwd": str(here.repo.folder / "sub"), "sandbox": Sandbox.WORKSPACE_WRITE}
+    task, attempt = await here.done(**asked)
+    assert task.state is TaskState.SUCCEEDED
+    assert here.repo.shown(f"baa/{task.task_id}:above") == "up"
+    assert attempt.session_id is not None
+    session = await here.node.session_of(attempt.session_id)
+    assert session["writableRoots"] == [attempt.evidence.workspace]
+    assert session["cwd"] == f"{attempt.evidence.workspace}/sub"
 
 
 async def test_an_output_that_fits_its_schema_is_the_tasks(here: Station) -> None:

@@ -180,3 +180,15 @@ async def test_a_cancel_ends_an_attempt_whose_codexd_is_away(tmp_path: Path) -> 
 
 async def _has_workspace(here: Station, attempt: Attempt) -> bool:
     return last(await here.engine.task(attempt.task_id)).evidence.workspace is not None
+
+
+async def test_a_codex_that_cannot_run_lets_the_task_wait(tmp_path: Path) -> None:
+    """A while later another attempt is made, here or on a node whose Codex works."""
+    missing = str(tmp_path / "no-codex")
+    async with ScriptedModel() as model, Node(tmp_path / "node", model.base_url, server_command=missing) as node:
+        await node.start()
+        await node.child_is("unavailable")
+        async with a_station(tmp_path, model, node) as here:
+            task, attempt = await here.done(prompt="quick")
+        assert (task.state, task.reason, attempt.state) == (TaskState.QUEUED, "child_unavailable", AttemptState.FAILED)
+        assert task.not_before is not None

@@ -130,7 +130,7 @@ async def an_executor(
     async with Codexd(settings) as codexd, Codexd(settings, patience_s=0) as renewing:
         yield Executor(
             engine,
-            Turns(codexd, renewing, lease_ms=lease_ms, may_renew=may_renew),
+            Turns(codexd, renewing, lease_ms=lease_ms, may_renew=may_renew, unavailable_s=1),
             Workspaces(settings.worktrees_dir),
             SystemClock(),
             HERE,

@@ -280,6 +280,7 @@ class Attempting:
         asked = CreateSession(
             cwd=str(self.workspace.cwd),
             purpose=self.attempt_id,
+            writable_roots=self._writable(),
             model=self.request.model,
             sandbox=self.request.sandbox,
             approval_policy=self.request.approval_policy,
@@ -289,6 +290,11 @@ class Attempting:
         if found != self.session_id:
             await self._record(session_id=found)
         return found, earlier is not None and which == earlier
+
+    def _writable(self) -> list[str]:
+        """A worktree is the task's own, also above the folder that the agent begins in."""
+        whole = self.workspace.kind is Kind.WORKTREE and self.workspace.cwd != self.workspace.folder
+        return [str(self.workspace.folder)] if whole else []
 
     def _prompt(self, why: Why, *, goes_on: bool) -> str:
         if why is Why.FIRST:

@@ -37,8 +37,17 @@ class Turns:
     that very moment, whether the worker knows its node to be alive.
     """
 
-    def __init__(self, codexd: Codexd, renewing: Codexd, *, lease_ms: int, may_renew: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        codexd: Codexd,
+        renewing: Codexd,
+        *,
+        lease_ms: int,
+        may_renew: Callable[[], bool],
+        unavailable_s: float = UNAVAILABLE_S,
+    ) -> None:
         self.lease_ms = lease_ms
+        self._unavailable_s = unavailable_s
         self._codexd = codexd
         self._renewing = renewing
         self._may_renew = may_renew
@@ -58,11 +67,11 @@ class Turns:
                 return page.sessions[0].session_id
             return (await self._codexd.create_session(asked)).session_id
 
-        return await _patiently(found_or_made), None
+        return await self._patiently(found_or_made), None
 
     async def _is_open(self, session_id: str) -> bool:
         try:
-            session = await _patiently(lambda: self._codexd.session(session_id))
+            session = await self._patiently(lambda: self._codexd.session(session_id))
         except Rejected as refused:
             if refused.code is Code.SESSION_NOT_FOUND:
                 return False
@@ -74,10 +83,10 @@ class Turns:
 
         One that was begun before had perhaps less time left: hence it is looked for, and not asked for again.
         """
-        found = await _patiently(lambda: self._begun(asked.session_id, key))
+        found = await self._patiently(lambda: self._begun(asked.session_id, key))
         if found is not None:
             return found, None
-        accepted = await _patiently(lambda: self._codexd.start_turn(asked, idempotency_key=key))
+        accepted = await self._patiently(lambda: self._codexd.start_turn(asked, idempotency_key=key))
         return accepted.turn.turn_id, accepted.cursor
 
     async def _begun(self, session_id: str, key: str) -> str | None:
@@ -108,7 +117,7 @@ class Turns:
         interrupted = False
         while True:
             if cursor is None:
-                log = (await _patiently(self._codexd.status)).log
+                log = (await self._patiently(self._codexd.status)).log
                 cursor = f"{log.epoch}:{log.head}"
             turn = await self._ledger(turn_id)
             if turn is None or turn.status in TURN_ENDED:
@@ -120,7 +129,7 @@ class Turns:
 
     async def _ledger(self, turn_id: str) -> Turn | None:
         try:
-            return await _patiently(lambda: self._codexd.turn(turn_id))
+            return await self._patiently(lambda: self._codexd.turn(turn_id))
         except Rejected as refused:
             if refused.code in _GONE:
                 return None
@@ -139,7 +148,7 @@ class Turns:
         moved = False
         while not moved:
             try:
-                cursor, moved = await _patiently(page)
+                cursor, moved = await self._patiently(page)
             except Rejected as refused:
                 if refused.code in _OLD_CURSOR:
                     return None
@@ -154,7 +163,7 @@ class Turns:
         """What is refused has ended or is gone: its reader is told. What could not be done now is tried again."""
         while True:
             try:
-                await _patiently(lambda: self._codexd.interrupt_turn(turn_id))
+                await self._patiently(lambda: self._codexd.interrupt_turn(turn_id))
             except Unavailable:
                 continue
             except BaaError:
@@ -174,26 +183,25 @@ class Turns:
             except (BaaError, Unreachable):
                 continue
 
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What it answers, once codexd is there. Raises BaaError: what it refuses, or could not do for so long."""
+        now = asyncio.get_running_loop().time
+        since: float | None = None
+        for pause in pauses():
+            try:
+                return await ask()
+            except Unreachable:
+                since = None
+            except CannotStart as unusable:  # such as a token file that others may read
+                raise Unavailable(Code.CODEXD_UNAVAILABLE, unusable.message) from unusable
+            except Unavailable as unavailable:
+                since = now() if since is None or unavailable.code in _RESTARTS else since
+                if now() - since > self._unavailable_s:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("pauses do not end")
+
 
 def tokens_of(turn: Turn) -> int:
     """What a turn has used so far, as Codex counts it."""
     return (turn.usage or {}).get("totalTokens", 0)
-
-
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """What it answers, once codexd is there. Raises BaaError: what it refuses, and what it could not do for so long."""
-    now = asyncio.get_running_loop().time
-    since: float | None = None
-    for pause in pauses():
-        try:
-            return await ask()
-        except Unreachable:
-            since = None
-        except CannotStart as unusable:  # such as a token file that others may read
-            raise Unavailable(Code.CODEXD_UNAVAILABLE, unusable.message) from unusable
-        except Unavailable as unavailable:
-            since = now() if since is None or unavailable.code in _RESTARTS else since
-            if now() - since > UNAVAILABLE_S:
-                raise
-        await asyncio.sleep(pause)
-    raise AssertionError("pauses do not end")
