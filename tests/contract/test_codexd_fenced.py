@@ -95,7 +95,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     state = tmp_path / "baa" / "state" / "codexd"
     scenarios = (
         when("environment", Run("env -0 | base64 -w0"), Say("Seen.")),
-        when("doors", Run(f"{sys.executable} -I {script} {state} $(cat address)"), Say("Tried.")),
+        when("doors", Run(f"{sys.executable} -I {script} {state} $(cat address)", yield_time_ms=30_000), Say("Tried.")),
     )
     async with ScriptedModel(scenarios) as model, Leaky(tmp_path, model.base_url) as node:
         script.write_text(TRIES)
