@@ -135,7 +135,7 @@ async def remove(home: Path, worktrees: Path, task_id: str) -> None:
     """Take away a task's worktree, its branch and its refs. Raises WorkspaceFailed, and leaves all, if work would go.
 
     Work is what is not committed (files that git ignores do not count), what no other branch holds and was not applied,
-    and what a process is in.
+    and what a process is in. Only for a task that has ended: between two turns of one that runs, nothing tells.
     """
     located = await repository.locate(home)
     git, folder = located.git, worktrees / task_id
