@@ -136,7 +136,7 @@ async def test_the_conductor_is_asked_too_and_codexd_by_way_of_it(tmp_path: Path
     async with (
         ScriptedModel(SCENARIOS) as model,
         Node(tmp_path, model.base_url) as node,
-        Program("conductor", node.home) as program,
+        Program("conductor", node.home, BAA_WORKER_EMBEDDED="false") as program,
     ):
         await node.start()
         await node.child()

@@ -26,6 +26,9 @@ from tests.support.programs import Program
 
 pytestmark = pytest.mark.timeout(150)
 
+ALONE = {"BAA_WORKER_EMBEDDED": "false"}
+"""Without the worker that a conductor has in it by default: what it does is told elsewhere."""
+
 SCENARIOS = (
     when("plain", Say("Fine.")),
     when("held", (Say.numbered(20), Hold("held"), Say.numbered(20, start=20))),
@@ -45,7 +48,7 @@ class House(NamedTuple):
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     async with ScriptedModel(SCENARIOS) as model, Node(tmp_path, model.base_url) as node:
         await node.start()
-        async with Program("conductor", node.home) as conductor:
+        async with Program("conductor", node.home, **ALONE) as conductor:
             yield House(node, conductor, model)
 
 
@@ -71,7 +74,7 @@ async def websocket(address: str, query: str, token: str | None) -> ClientConnec
 
 
 async def test_without_codexd_it_is_alive_and_not_ready_and_starts_none(tmp_path: Path) -> None:
-    async with Program("conductor", tmp_path / "baa") as conductor:
+    async with Program("conductor", tmp_path / "baa", **ALONE) as conductor:
         assert await conductor.get("/healthz") == {"status": "ok"}
         role = await conductor.get("/rolez")
         assert (role["role"], role["nodeId"], role["leaderId"], role["term"]) == ("leader", "here", "here", 1)
@@ -103,7 +106,7 @@ async def test_it_is_ready_once_codexd_is(house: House) -> None:
 async def test_a_child_that_cannot_be_is_told(tmp_path: Path) -> None:
     async with (
         Node(tmp_path, "http://127.0.0.1:9", server_command=str(tmp_path / "none")) as node,
-        Program("conductor", node.home) as conductor,
+        Program("conductor", node.home, **ALONE) as conductor,
     ):
         await node.start()
         message = (await conductor.ask("GET", "/readyz")).json()["error"]["message"]
@@ -197,7 +200,7 @@ async def quiet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
     async with ScriptedModel(SCENARIOS) as model, Node(tmp_path_factory.mktemp("node"), model.base_url) as node:
         await node.start()
         await node.child()
-        async with Program("conductor", node.home) as conductor:
+        async with Program("conductor", node.home, **ALONE) as conductor:
             yield House(node, conductor, model)
 
 

@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from baa import config
 from baa.api.errors import Code, Rejected
-from baa.api.tasks import Check, SubmitTask, TaskState
+from baa.api.tasks import Check, QueueEventType, SubmitTask, TaskState
 from baa.client import sync
 from baa.client.conductor import Conductor
 from baa.config import Config
@@ -29,7 +29,9 @@ SMALL = {"prompt": "Do it.", "cwd": "/w", "node": "nowhere"}  # a node that neve
 
 @pytest.fixture
 async def program(tmp_path: Path, engine_url: str) -> AsyncIterator[Program]:
-    async with Program("conductor", tmp_path / "baa", BAA_ENGINE_URL=engine_url) as program:
+    async with Program(
+        "conductor", tmp_path / "baa", BAA_ENGINE_URL=engine_url, BAA_WORKER_EMBEDDED="false"
+    ) as program:
         yield program
 
 
@@ -97,7 +99,7 @@ async def test_the_same_key_fifty_times_at_once_is_one_task(program: Program, co
     ],
 )
 async def test_what_cannot_be_meant_is_refused_with_its_field(tmp_path: Path, asked: object, field: str) -> None:
-    async with Program("conductor", tmp_path / "baa") as program:
+    async with Program("conductor", tmp_path / "baa", BAA_WORKER_EMBEDDED="false") as program:
         status, code, details = refused(await post(program, "/v1/tasks", asked))
         assert (status, code, details["field"]) == (422, "invalid_request", field)
 
@@ -111,10 +113,14 @@ async def test_a_dependency_must_exist(conductor: Conductor) -> None:
 
 async def test_cancel_and_retry_in_every_state_that_waits(conductor: Conductor) -> None:
     task = await conductor.submit(small())
+    follows = await conductor.submit(small(depends_on=[task.task_id]))
     assert (await conductor.cancel(task.task_id)).state is TaskState.CANCELED
     with pytest.raises(Rejected) as error:
         await conductor.cancel(task.task_id)
     assert (error.value.code, error.value.details["state"]) == (Code.TASK_ENDED, "canceled")
+    async with conductor.events("0", task_id=follows.task_id, types=[QueueEventType.TASK_FAILED]) as events:
+        assert (await within(anext(events))).payload["reason"] == "dependency_failed"
+    assert (await conductor.task(follows.task_id)).reason == "dependency_failed"
     assert (await conductor.retry(task.task_id)).state is TaskState.QUEUED
     with pytest.raises(Rejected) as error:
         await conductor.retry(task.task_id)

@@ -16,6 +16,21 @@ from tests.support.engines import TTL, TURN_LEASE, Fleet, fleet_on, join, submit
 from tests.support.node import within
 
 
+class Remembers:
+    """A queue that remembers what it was given."""
+
+    def __init__(self, leading: Leading) -> None:
+        self._leading = leading
+
+    async def put(self, attempt: Attempt) -> None:
+        if self._leading.refuses:
+            raise EngineFailed("the queue is away", passing=True)
+        self._leading.put.append(attempt.attempt_id)
+
+    async def prune(self, older_than_ms: int) -> int:
+        return 0
+
+
 class Leading:
     """A conductor's leader on a fleet: its lease, its rounds, and a queue that only remembers."""
 
@@ -25,12 +40,7 @@ class Leading:
         self.put: list[str] = []
         self.refuses = False
         self.leader = Leader(engine, holder=name, node_id=name, clock=fleet.machine)
-        self.dispatch = Dispatch(engine, self.leader, self._put, fleet.machine, node_ttl_ms=TTL)
-
-    async def _put(self, attempt: Attempt) -> None:
-        if self.refuses:
-            raise EngineFailed("the queue is away", passing=True)
-        self.put.append(attempt.attempt_id)
+        self.dispatch = Dispatch(engine, self.leader, Remembers(self), fleet.machine, node_ttl_ms=TTL)
 
     async def leads(self) -> None:
         """Acquire or renew the lease, and do a round."""

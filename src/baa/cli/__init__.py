@@ -316,6 +316,27 @@ def print_events(
     return events(after, session=session, types=type_, follow=follow, config=config, json=json)
 
 
+@app.command(name="report")
+def report_tasks(
+    *,
+    since: str = "yesterday",
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """What became of the tasks, for the morning: done, failed and why, asked and not answered, spent.
+
+    Example: `baa report --since 8h`
+
+    Parameters
+    ----------
+    since:
+        From when on: yesterday, today, 8h, 2026-11-25 or 2026-11-25T18:00.
+    """
+    from baa.cli.report import report
+
+    return report(since, config=config, json=json)
+
+
 @app.command(name="doctor")
 def examine(
     *,
@@ -392,7 +413,12 @@ Without `--service` the default set is meant: conductor, codexd and status-api. 
 app.command(
     "baa.cli.node:app",
     name="node",
-    help="This machine as a node: `baa node install` sets it up whole, `baa node check` says how it is.",
+    help="This machine as a node: `baa node install` sets it up whole, `baa node check` says how it is. And the fleet.",
+)
+app.command(
+    "baa.cli.task:app",
+    name="task",
+    help="Work that finishes by itself, checked: queue it, watch it, bring it home. In the morning: `baa report`.",
 )
 app.command(
     "baa.cli.token:app",

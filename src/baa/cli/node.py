@@ -1,4 +1,4 @@
-"""`baa node`: this machine as a node: install it whole, and check it."""
+"""`baa node`: this machine as a node: install it whole, and check it; and the nodes of the fleet."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Annotated, Final, Literal
 import msgspec
 from cyclopts import App, Parameter
 
+from baa.api.conductor import Node
 from baa.api.errors import EX_UNAVAILABLE, CannotStart
 from baa.cli import lines
 from baa.cli.options import File, Json
 from baa.cli.plain import plain
-from baa.cli.remote import failure
+from baa.cli.remote import ask_conductor, failure
 from baa.cli.service import All, Chosen, ControlBase, DryRun, Names, operator
 from baa.client.discovery import Server, address_of
 from baa.http.tokens import ensure_tokens, load_token
@@ -125,6 +126,46 @@ def install(
     if not json:
         print(plain("check that all is well"), flush=True)
     return lines.show(look(chosen, "any", wait=INSTALLED_WAIT_S), as_json=json)
+
+
+@app.command(name="list")
+def list_nodes(*, config: File = None, json: Json = False) -> int:
+    """List the nodes of the fleet: what each may run at once, and when it was last heard of.
+
+    Example: `baa node list`
+    """
+
+    def show(nodes: list[Node]) -> None:
+        rows = [
+            (each.node_id, each.state.value, str(each.slots), each.version, each.seen_at[:19].replace("T", " "))
+            for each in nodes
+        ]
+        lines.as_rows([("node", "state", "slots", "version", "seen"), *rows] if rows else [("No nodes yet.",)])
+
+    return ask_conductor(
+        lambda conductor: conductor.nodes(), show, config=config, json=json, told=lambda nodes: {"nodes": nodes}
+    )
+
+
+@app.command
+def drain(
+    node_id: Annotated[str, Parameter(help="A node, as `baa node list` names it.")],
+    /,
+    *,
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """Give a node no further task; what runs there is finished. It ends when the node's worker is started again.
+
+    Example: `baa node drain mac-mini`
+    """
+    return ask_conductor(
+        lambda conductor: conductor.drain(node_id),
+        lambda node: print(plain(f"{node.node_id} {node.state.value}")),
+        config=config,
+        json=json,
+        told=lambda node: {"node": node},
+    )
 
 
 def prerequisites(chosen: Chosen) -> list[Line]:

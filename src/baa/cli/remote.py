@@ -1,4 +1,4 @@
-"""What commands that speak to codexd share: how a failure is told, and what comes out as JSON."""
+"""What commands that speak to codexd or the conductor share: how a failure is told, and what comes out as JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from baa import config as configuration
 from baa.api.errors import EX_TEMPFAIL, EX_UNAVAILABLE, BaaError, CannotStart, Code
 from baa.cli.plain import json_line
 from baa.client.codexd import Codexd
+from baa.client.conductor import Conductor
 from baa.client.discovery import Unreachable
 from baa.config import Config
 
@@ -64,6 +65,23 @@ def ask(
     async def asked(found: Config) -> T:
         async with Codexd(found) as codexd:
             return await do(codexd)
+
+    return guarded(lambda: asyncio.run(asked(configuration.load(config))), show, json=json, told=told)
+
+
+def ask_conductor(
+    do: Callable[[Conductor], Awaitable[T]],
+    show: Callable[[T], None],
+    *,
+    config: Path | None,
+    json: bool,
+    told: Callable[[T], dict[str, Any]],
+) -> int:
+    """The same of this node's conductor."""
+
+    async def asked(found: Config) -> T:
+        async with Conductor(found) as conductor:
+            return await do(conductor)
 
     return guarded(lambda: asyncio.run(asked(configuration.load(config))), show, json=json, told=told)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from cyclopts import App, Parameter
@@ -14,7 +13,8 @@ from rich.text import Text
 from baa.api.errors import CannotStart
 from baa.api.sessions import ItemStatus, SteerTurn, Turn
 from baa.cli import lines
-from baa.cli.demo_show import DIFF_STYLES, command, seconds_between
+from baa.cli.demo_show import seconds_between
+from baa.cli.items import print_diff, print_text, short, show_item
 from baa.cli.options import File, Json
 from baa.cli.pick import pages
 from baa.cli.plain import plain
@@ -24,9 +24,6 @@ from baa.client.codexd import Codexd
 app = App(name="turn", help_format="markdown")
 
 TurnId: TypeAlias = Annotated[str, Parameter(help="The id of a turn, trn_…")]
-
-PROMPT_SHOWN: Final = 60
-OUTPUT_SHOWN: Final = 20
 
 
 @app.command
@@ -52,7 +49,7 @@ def show(
 
     def shown(came: tuple[Turn, str]) -> None:
         if markdown:
-            _print(came[1])
+            print_text(came[1])
         else:
             _show(came[0])
 
@@ -82,7 +79,7 @@ def list_turns(
 
     def shown(turns: list[Turn]) -> None:
         rows = [
-            (each.turn_id, each.status.value, each.queued_at[:19].replace("T", " "), _short(each.prompt))
+            (each.turn_id, each.status.value, each.queued_at[:19].replace("T", " "), short(each.prompt))
             for each in turns
         ]
         lines.as_rows([("turn", "status", "asked", "prompt"), *rows] if rows else [("No turns yet.",)])
@@ -128,7 +125,7 @@ def diff(turn_id: TurnId, /, *, config: File = None, json: Json = False) -> int:
             raise CannotStart(f"The turn {turn_id} changed no file that Codex knows of.", exit_code=EX_NOINPUT)
         return found
 
-    return ask(do, _print_diff, config=config, json=json, told=lambda found: {"diff": found})
+    return ask(do, print_diff, config=config, json=json, told=lambda found: {"diff": found})
 
 
 def _act(do: Callable[[Codexd], Awaitable[Turn]], **more: Any) -> int:
@@ -148,52 +145,8 @@ def _show(turn: Turn) -> None:
         console.print(Text(plain(f"  {turn.reason or ''} {(turn.error or {}).get('message', '')}".rstrip())))
     console.print(Text(plain(f"> {turn.prompt}"), style="bold"))
     for item in turn.items or []:
-        _show_item(console, item.kind, item.status, msgspec.json.decode(item.item), item.text)
+        ended = item.status is ItemStatus.COMPLETED
+        show_item(console, item.kind, msgspec.json.decode(item.item), item.text, ended=ended)
     for each in turn.interactions or []:
         if each.ended_at is None:
             console.print(Text(plain(f"asks {each.kind.value}: baa answer {each.interaction_id}"), style="yellow"))
-
-
-def _show_item(console: Console, kind: str, status: ItemStatus, item: dict[str, Any], text: str | None) -> None:
-    match kind:
-        case "agentMessage":
-            console.print(Text(plain(item.get("text") or text or "")))
-        case "commandExecution":
-            console.print(Text(plain(f"$ {command(item['command'])}"), style="bold"))
-            output = (item.get("aggregatedOutput") or text or "").splitlines()
-            for line in output[:OUTPUT_SHOWN]:
-                console.print(Text(plain(f"  {line}"), style="dim"))
-            if len(output) > OUTPUT_SHOWN:
-                console.print(Text(f"  … {len(output) - OUTPUT_SHOWN} more lines", style="dim"))
-            if status is ItemStatus.COMPLETED:
-                console.print(Text(f"  exit {item.get('exitCode')}"))
-        case "fileChange":
-            for change in item.get("changes", []):
-                console.print(Text(plain(f"{change['kind']['type']} {change['path']}"), style="bold"))
-        case "userMessage" | "reasoning":
-            return
-        case _:
-            console.print(Text(plain(f"({kind})"), style="dim"))
-
-
-def _short(text: str) -> str:
-    first = " ".join(text.split())
-    return first if len(first) <= PROMPT_SHOWN else first[: PROMPT_SHOWN - 1] + "…"
-
-
-def _print_diff(text: str) -> None:
-    if not sys.stdout.isatty():
-        _print(text)
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    for line in text.splitlines():
-        console.print(Text(plain(line), style=DIFF_STYLES.get(line[:1], "")))
-
-
-def _print(text: str) -> None:
-    """To a program the very text; to a terminal nothing that acts there."""
-    if sys.stdout.isatty():
-        print(plain(text))
-        return
-    sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n" * (not text.endswith("\n")))
-    sys.stdout.buffer.flush()

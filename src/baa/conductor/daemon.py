@@ -15,9 +15,12 @@ from baa import notify
 from baa.api.endpoint import Program
 from baa.clock import Clock, SystemClock, rfc3339
 from baa.conductor import http
+from baa.conductor.carrier import Carrier
+from baa.conductor.dispatch import Dispatch
 from baa.conductor.http_events import Events
 from baa.conductor.leader import Leader
 from baa.config import Config
+from baa.engine.queue import library_url
 from baa.engine.store import Engine, open_engine
 from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
@@ -25,6 +28,8 @@ from baa.http.keyring import TokenFiles
 from baa.http.patience import Patience
 from baa.http.tokens import ensure_tokens
 from baa.process import Stop
+from baa.worker.life import Superseded
+from baa.worker.runner import work
 
 STALLED_S: Final = 10.0
 """Seconds without a move of the leader's loop after which the conductor is called unhealthy: five of its rounds."""
@@ -57,8 +62,10 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
     sock = serve.bind(config.conductor_address.host, config.conductor_address.port)
     conductor_id = f"cdr_{secrets.token_hex(8)}"
     engine = await open_engine(config.engine_url, clock=clock, patience_ms=config.node_ttl_ms * 2 // 3)
+    carrier = Carrier(library_url(config.engine_url, config.home))
     try:
         leader = Leader(engine, holder=conductor_id, node_id=config.node_id, clock=clock)
+        dispatch = Dispatch(engine, leader, carrier, clock, node_ttl_ms=config.node_ttl_ms)
         patience = Patience()
         conductor = Conductor(config, conductor_id, engine, leader, clock, Events(engine, patience))
         app, routes = http.application(conductor, tokens)
@@ -71,20 +78,29 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
             tasks.create_task(server.serve(), name="http")
             looking = tasks.create_task(tokens.watch(), name="tokens")
             leading = tasks.create_task(leader.run(), name="leader")
+            warming = tasks.create_task(carrier.warm(), name="queue")
+            dispatching = tasks.create_task(dispatch.run(), name="dispatch")
             await server.started.wait()
             started = Program(address, os.getpid(), conductor_id, rfc3339(clock.utc_ms()))
             published.publish(config.endpoint_file, "conductor", started)
             watching = tasks.create_task(notify.watch(conductor.healthy), name="watchdog")
             _log.info("serving", address=address, conductor_id=conductor_id)
             on_started(address)
+            if config.worker_embedded:
+                await work(config, engine, stop, clock, watchdog=False)  # until the stop, and what ran has ended
             await stop.asked.wait()
             patience.end()
+            warming.cancel()
+            dispatching.cancel()
             leading.cancel()
             await leader.release()
             server.stop()
             watching.cancel()
             looking.cancel()
         published.forget(config.endpoint_file, "conductor", os.getpid())
+    except* Superseded as superseded:
+        raise Superseded(config.node_id) from superseded
     finally:
+        await carrier.close()
         await engine.close()
     _log.info("stopped")

@@ -7,8 +7,7 @@ and stands by. What it knows between two rounds is only how long it has led with
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final, Protocol
 
 import structlog
 
@@ -35,20 +34,30 @@ PRUNED_AT_ONCE: Final = 1000
 EVENTS_KEPT_MS: Final = 30 * 86_400_000
 """How long events are kept; those of a task that has not ended are kept longer."""
 
-Put: TypeAlias = Callable[[Attempt], Awaitable[None]]
-"""Puts an attempt on its node's queue; the same one again changes nothing. Raises EngineFailed."""
+ATTEMPTS_KEPT_MS: Final = 86_400_000
+"""How long the library remembers attempts that ended; what became of them stands in our own tables."""
 
 _log = structlog.get_logger("dispatch")
+
+
+class Carries(Protocol):
+    """What carries attempts to workers (`carrier.Carrier`). Raises EngineFailed."""
+
+    async def put(self, attempt: Attempt) -> None:
+        """Hand an attempt to its node's worker; the same one again changes nothing."""
+
+    async def prune(self, older_than_ms: int) -> int:
+        """Forget some of the attempts that ended so long ago; how many."""
 
 
 class Dispatch:
     """The leader's work on one engine; while the conductor stands by it does nothing."""
 
-    def __init__(self, engine: Engine, leader: Leader, put: Put, clock: Clock, *, node_ttl_ms: int) -> None:
+    def __init__(self, engine: Engine, leader: Leader, carrier: Carries, clock: Clock, *, node_ttl_ms: int) -> None:
         """`node_ttl_ms`: how long a node's heartbeat is good for."""
         self._engine = engine
         self._leader = leader
-        self._put = put
+        self._carrier = carrier
         self._clock = clock
         self._node_ttl_s = node_ttl_ms / 1000
         self._term = 0
@@ -134,7 +143,7 @@ class Dispatch:
                 return
 
     async def _to_queue(self, attempt: Attempt) -> None:
-        await self._put(attempt)
+        await self._carrier.put(attempt)
         self._queued.add(attempt.attempt_id)
 
     async def _keep_up(self, term: int, now: float) -> None:
@@ -148,5 +157,7 @@ class Dispatch:
                 _log.warning("attempt.lost", attempt_id=lost.attempt_id, node_id=lost.node_id, reason=lost.reason)
         if now >= self._prune_at:
             while await self._engine.prune(term, keep_ms=EVENTS_KEPT_MS) == PRUNED_AT_ONCE:
+                pass
+            while await self._carrier.prune(ATTEMPTS_KEPT_MS) == PRUNED_AT_ONCE:
                 pass
             self._prune_at = now + PRUNE_S
