@@ -34,7 +34,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     async with Node(tmp_path, "http://127.0.0.1:9") as node:
         await node.start()
         await node.child()
-        async with Program("conductor", node.home) as conductor, Program("status-api", node.home) as api:
+        alone = {"BAA_WORKER_EMBEDDED": "false"}  # so there is no node
+        async with Program("conductor", node.home, **alone) as conductor, Program("status-api", node.home) as api:
             yield House(node, conductor, api)
 
 
@@ -74,7 +75,8 @@ async def test_a_conductor_whose_engine_hangs_is_still_heard(house: House) -> No
     outside = apsw.Connection(str(node.home / "state" / "engine.sqlite3"))
     outside.execute("BEGIN EXCLUSIVE")
     told = await api.becomes("/v1/status", lambda data: data["conductor"]["state"] == "not_ready")
-    assert (told["conductor"]["stale"], told["nodes"]) == (False, None)
+    assert not told["conductor"]["stale"]
+    assert told["nodes"] in (None, {"active": 0, "draining": 0, "gone": 0}), "what hangs is writing: they may be read"
     detail = await api.becomes("/v1/status", lambda data: data["detail"]["readiness"], token=node.token("read"))
     assert not detail["detail"]["readiness"]["engine"]["ok"]
     outside.execute("ROLLBACK")

@@ -48,7 +48,7 @@ def application(conductor: Conductor, tokens: Keyring) -> tuple[App, RouteTable]
             *_about_itself(conductor),
             *http_tasks.routes(conductor),
             *http_system.routes(conductor),
-            conductor.events.route(),
+            *http_events.routes(conductor),
         ],
         exception_handlers={
             BaaError: _refused,

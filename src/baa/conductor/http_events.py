@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
 from litestar import Response, get
-from litestar.handlers import HTTPRouteHandler
 
 from baa.api import ids
 from baa.api.errors import BaaError, Code, Rejected
@@ -26,6 +25,9 @@ from baa.http.limits import Receive, Scope, Send
 from baa.http.patience import Patience
 from baa.http.request import PAGE, PAGE_MAX, WAIT_MAX_MS, Asked, integer, parameters, query_of
 from baa.http.routes import OPT
+
+if TYPE_CHECKING:
+    from baa.conductor.daemon import Conductor
 
 PATH: Final = "/v1/events"
 
@@ -82,25 +84,20 @@ class Events:
         self._heartbeat_s = heartbeat_s
         self._unread_s = unread_s
 
-    def route(self) -> HTTPRouteHandler:
-        """The handler of pages and long polls."""
-
-        @get(PATH, opt={OPT: "read"})
-        async def read_events(request: Asked) -> Response[bytes]:
-            query = query_of(request, {"after", "limit", "taskId", "types", "waitMs"})
-            asked = await soon(self._wanted(query, from_now=False))
-            limit = integer(query, "limit", default=PAGE, low=1, high=PAGE_MAX)
-            wait_ms = integer(query, "waitMs", default=0, low=0, high=WAIT_MAX_MS)
-            page = await soon(self._read(asked, asked.after.seq, limit))
-            async with self._patience.wait(wait_ms):
-                while not page.bodies:
-                    await self._engine.wait(page.next)
-                    page = await self._read(asked, page.next, limit)
-            next_ = str(Cursor(asked.after.epoch, page.next)).encode()
-            body = b'{"ok":true,"data":{"events":[%b],"next":"%b"}}' % (b",".join(page.bodies), next_)
-            return Response(body, media_type="application/json")
-
-        return read_events
+    async def page(self, request: Asked) -> Response[bytes]:
+        """The answer to a request for a page. Raises Rejected, EngineFailed and TimeoutError."""
+        query = query_of(request, {"after", "limit", "taskId", "types", "waitMs"})
+        asked = await soon(self._wanted(query, from_now=False))
+        limit = integer(query, "limit", default=PAGE, low=1, high=PAGE_MAX)
+        wait_ms = integer(query, "waitMs", default=0, low=0, high=WAIT_MAX_MS)
+        page = await soon(self._read(asked, asked.after.seq, limit))
+        async with self._patience.wait(wait_ms):
+            while not page.bodies:
+                await self._engine.wait(page.next)
+                page = await self._read(asked, page.next, limit)
+        next_ = str(Cursor(asked.after.epoch, page.next)).encode()
+        body = b'{"ok":true,"data":{"events":[%b],"next":"%b"}}' % (b",".join(page.bodies), next_)
+        return Response(body, media_type="application/json")
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One WebSocket, from its handshake to its end (raw ASGI; the guard was here before)."""
@@ -221,6 +218,16 @@ class Events:
                         await asyncio.sleep(AWAY_S)
         except TimeoutError:
             return Page([], at)
+
+
+def routes(conductor: Conductor) -> list[Any]:
+    """The handler of pages and long polls."""
+
+    @get(PATH, opt={OPT: "read"})
+    async def read_events(request: Asked) -> Response[bytes]:
+        return await conductor.events.page(request)
+
+    return [read_events]
 
 
 async def _until_gone(receive: Receive) -> None:
