@@ -67,7 +67,8 @@ def _is_command(line: str) -> bool:
 
 def routes() -> set[str]:
     """Every route of the three programs, codexd's from its table and the others' as their modules write them."""
-    written = "".join(Path(str(module.__file__)).read_text() for module in (conductor_http, status_http))
+    folders = {Path(str(module.__file__)).parent for module in (conductor_http, status_http)}
+    written = "".join(path.read_text() for folder in folders for path in folder.glob("http*.py"))
     of_codexd = {operation.path for operation in operations(config.File().codexd.event_stream_path)}
     return of_codexd | set(re.findall(r'"(/(?:healthz|readyz|rolez|v1/[\w/{}:]+?)/?)"', written))
 
