@@ -8,22 +8,20 @@ from typing import Annotated, Final, Literal, TypeAlias
 from cyclopts import App, Parameter
 
 from baa.api.errors import CannotStart
-from baa.api.sessions import Sandbox
-from baa.api.tasks import Budget, Check, SubmitTask, Task, TaskState, Workspace
+from baa.api.tasks import Task, TaskState
 from baa.cli import task_show
 from baa.cli.items import print_diff
 from baa.cli.options import File, Json
 from baa.cli.plain import plain
 from baa.cli.remote import EX_NOINPUT, ask_conductor
-from baa.cli.task_file import Named, place, read
-from baa.cli.when import EX_USAGE, milliseconds
+from baa.cli.task_file import Named, read
+from baa.cli.task_wish import Place, Text, Wish, request
+from baa.cli.when import EX_USAGE
 from baa.client.conductor import Conductor
 
 app = App(name="task", help_format="markdown")
 
 TaskId: TypeAlias = Annotated[str, Parameter(help="The id of a task, tsk_…")]
-Text: TypeAlias = Annotated[str | None, Parameter(show_default=False)]
-Number: TypeAlias = Annotated[int | None, Parameter(show_default=False)]
 State = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
 EXAMPLE: Final = "tsk_01hzy3v9q8f2k4m6n7p0r5t1wx"
@@ -34,23 +32,9 @@ def add(
     prompt: Text = None,
     /,
     *,
-    check: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    check_timeout: Text = None,
-    after: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    priority: int = 0,
-    inplace: Annotated[bool, Parameter(negative=())] = False,
+    wish: Wish | None = None,
+    where: Place | None = None,
     file: Annotated[Path | None, Parameter(show_default=False)] = None,
-    title: Text = None,
-    cwd: Text = None,
-    repository: Text = None,
-    ref: Text = None,
-    node: Text = None,
-    model: Text = None,
-    sandbox: Annotated[Literal["read-only", "workspace-write", "danger-full-access"] | None, Parameter()] = None,
-    max_turns: Number = None,
-    max_attempts: Number = None,
-    max_tokens: Number = None,
-    deadline: Text = None,
     key: Text = None,
     wait: Annotated[bool, Parameter(negative=())] = False,
     config: File = None,
@@ -67,71 +51,19 @@ def add(
     ----------
     prompt:
         What to do.
-    check:
-        A command that must pass, run by sh in the workspace; once for each.
-    check_timeout:
-        How long a check may take, such as 20m; without it 10m.
-    after:
-        A task that must have succeeded before; once for each.
-    priority:
-        -1000 to 1000: the higher goes first, then the older.
-    inplace:
-        Work in the folder itself, not in a worktree.
     file:
         Queue the tasks of a TOML file instead; docs/tasks.md tells its form.
-    title:
-        What lists call it; without it the first line of the prompt.
-    cwd:
-        The folder to work in; without it, and without --repository, the one you are in.
-    repository:
-        A git repository, to work in a worktree of --ref.
-    ref:
-        The branch, tag or commit to begin from; without it HEAD.
-    node:
-        The only node that may run it.
-    model:
-        The model; without it Codex's own choice.
-    sandbox:
-        What commands of the agent may touch; no more than the ceiling of the node.
-    max_turns:
-        How many turns an attempt may take, the first included; without it 3.
-    max_attempts:
-        How many attempts are made where a node dies or a turn is lost; without it 3.
-    max_tokens:
-        The most tokens that all attempts together may take.
-    deadline:
-        How long an attempt may take, such as 2h.
     key:
         An idempotency key: the same command with the same key again queues nothing new.
     wait:
         Watch it until its end, as `baa task watch` does.
     """
-    if (prompt is None) == (file is None):
+    if prompt is not None and file is None:
+        asked = request(prompt, wish or Wish(), where or Place(), Path.cwd())
+        return _submit([Named(None, [], asked)], key, wait=wait, config=config, json=json)
+    if file is None or prompt is not None:
         raise CannotStart('Say what to do: baa task add "…", or --file tasks.toml.', exit_code=EX_USAGE)
-    if file is not None:
-        return _add_file(read(file), key, wait=wait, config=config, json=json)
-    here = Path.cwd()
-    timeout_ms = milliseconds(check_timeout or "10m")
-    given: dict[str, object] = {
-        "prompt": prompt,
-        "title": title,
-        "cwd": place(cwd or ".", here) if repository is None or cwd is not None else None,
-        "repository": None if repository is None else place(repository, here),
-        "ref": ref,
-        "workspace": Workspace.INPLACE if inplace else None,
-        "checks": [Check(command=each, timeout_ms=timeout_ms) for each in check],
-        "depends_on": list(after),
-        "priority": priority,
-        "budget": None if max_tokens is None else Budget(tokens=max_tokens),
-        "node": node,
-        "model": model,
-        "sandbox": None if sandbox is None else Sandbox(sandbox),
-        "max_turns": max_turns,
-        "max_attempts": max_attempts,
-        "deadline_ms": None if deadline is None else milliseconds(deadline),
-    }
-    request = SubmitTask(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    return _submit([Named(None, [], request)], key, wait=wait, config=config, json=json)
+    return _add_file(read(file), key, wait=wait, config=config, json=json)
 
 
 def _add_file(tasks: list[Named], key: str | None, *, wait: bool, config: Path | None, json: bool) -> int:
