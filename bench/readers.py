@@ -12,14 +12,41 @@ import re
 import selectors
 import sys
 import time
-from contextlib import suppress
 from datetime import datetime
 
-from bench.codexd import DELTA, ENDS, EVENTS
+from bench.codexd import DELTA, EVENTS
 from bench.wire import Closed, WebSocket
 
 AT = re.compile(rb'"at":"([^"]+)"')
 SHARE = 2
+SEAM = 32
+END = b'"type":"turn.completed"'
+
+
+class Reader:
+    """A subscriber that takes bytes and counts in them; it looks at no frame but for its length."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self.socket = socket
+        self.deltas = 0
+        self.ended = 0
+        self._rest = b""
+
+    def read(self) -> bytes:
+        """What came, once; counted."""
+        data = self.socket.take()
+        seam = self._rest + data[:SEAM]
+        self.deltas += data.count(DELTA) + _across(seam, len(self._rest), DELTA)
+        if END in data or END in seam:
+            self.ended += data.count(END) + _across(seam, len(self._rest), END)
+        self._rest = (self._rest + data)[-SEAM:]
+        return data
+
+
+def _across(seam: bytes, border: int, word: bytes) -> int:
+    """1 if `word` lies across the border: begins before it and ends after it."""
+    at = seam.find(word, max(0, border - len(word) + 1))
+    return int(0 <= at < border < at + len(word))
 
 
 def main() -> None:
@@ -28,31 +55,25 @@ def main() -> None:
     sockets = [WebSocket(address, EVENTS, token=token) for _ in range(count)]
     for each in sockets:
         assert b'"hello"' in next(each.messages())
-    reading = sockets[: max(1, count - count * deaf // 100)]
-    seen = dict.fromkeys(reading, 0)
-    ended = dict.fromkeys(reading, 0)
+    reading = [Reader(each) for each in sockets[: max(1, count - count * deaf // 100)]]
     ages: dict[int, list[float]] = {number: [] for number in range(until)}
     every = max(1, count // SHARE)
     print(json.dumps({"ready": len(sockets)}), flush=True)
     selector = selectors.DefaultSelector()
     for each in reading:
-        selector.register(each.fileno, selectors.EVENT_READ, each)
-    frames = 0
-    while any(done < until for done in ended.values()):
+        selector.register(each.socket.fileno, selectors.EVENT_READ, each)
+    reads = 0
+    while any(each.ended < until for each in reading):
         for key, _ in selector.select(60):
-            socket: WebSocket = key.data
-            with suppress(BlockingIOError):
-                socket.fill()
-            for message in socket.waiting():
-                seen[socket] += message.count(DELTA)
-                frames += 1
-                if frames % every == 0 and ended[socket] < until and (at := AT.search(message)) is not None:
-                    committed = datetime.fromisoformat(at[1].decode()).timestamp()
-                    ages[ended[socket]].append((time.time() - committed) * 1000)
-                ended[socket] += sum(message.count(end) for end in ENDS)
-    print(json.dumps({"seen": list(seen.values()), "ages": list(ages.values())}), flush=True)
-    for each in sockets:
-        each.close()
+            reader: Reader = key.data
+            data = reader.read()
+            reads += 1
+            if reads % every == 0 and reader.ended < until and (at := AT.search(data)) is not None:
+                committed = datetime.fromisoformat(at[1].decode()).timestamp()
+                ages[reader.ended].append((time.time() - committed) * 1000)
+    print(json.dumps({"seen": [each.deltas for each in reading], "ages": list(ages.values())}), flush=True)
+    for socket in sockets:
+        socket.close()
 
 
 if __name__ == "__main__":

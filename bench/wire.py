@@ -114,6 +114,17 @@ class WebSocket:
             raise Closed
         self._buffer += data
 
+    def take(self) -> bytes:
+        """What was read before and not looked at, or what comes next, as it came. Raises Closed."""
+        if self._buffer:
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            return data
+        data = self._sock.recv(READ_BYTES)
+        if not data:
+            raise Closed
+        return data
+
     def waiting(self) -> Iterator[bytes]:
         """The whole messages that were read already."""
         while (frame := self._next_frame()) is not None:
