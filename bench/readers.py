@@ -53,8 +53,8 @@ def main() -> None:
     """Read until all have seen the end."""
     address, token, count, deaf, until = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
     sockets = [WebSocket(address, EVENTS, token=token) for _ in range(count)]
-    for each in sockets:
-        assert b'"hello"' in next(each.messages())
+    for socket in sockets:
+        assert b'"hello"' in next(socket.messages())
     reading = [Reader(each) for each in sockets[: max(1, count - count * deaf // 100)]]
     ages: dict[int, list[float]] = {number: [] for number in range(until)}
     every = max(1, count // SHARE)
