@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import alone, growth, plot, side_by_side
+from bench import alone, growth, plot, queue, side_by_side
 from bench.codexd import Codexd
 from bench.growth import Series
 from bench.model import script, served
@@ -33,6 +33,7 @@ FULL = {
     "events": (10_000, 100_000, 1_000_000),
     "subscribers": (1, 10, 100, 1000),
     "steady": 300,
+    "tasks": 20,
 }
 SHORT = {
     "deltas": 300,
@@ -45,6 +46,7 @@ SHORT = {
     "events": (400, 800),
     "subscribers": (1, 10),
     "steady": 20,
+    "tasks": 2,
 }
 
 
@@ -84,6 +86,7 @@ def _measured(folder: Path, sizes: dict[str, object]) -> tuple[list[Row], list[S
             rows += alone.memory(codexd, sessions=s.sessions, say=say)
             rows += alone.restarts(codexd, folder, model, rounds=s.deaths, say=say)
             rows += alone.fan_out(codexd, deltas=s.deltas, rounds=s.fan_rounds, say=say)
+            rows += queue.measured(codexd, tasks=s.tasks, say=say)
         with Codexd(folder / "grown", model) as codexd:
             grown = growth.grown(
                 codexd, sessions=s.grown_sessions, events=s.events, chunk=s.deltas, turns=max(s.turns // 4, 1), say=say
@@ -107,6 +110,7 @@ class Sizes(msgspec.Struct, frozen=True):
     events: list[int]
     subscribers: list[int]
     steady: int
+    tasks: int
 
 
 if __name__ == "__main__":

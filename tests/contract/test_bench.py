@@ -40,7 +40,7 @@ async def test_the_short_form_measures_everything(tmp_path: Path) -> None:
     assert process.returncode == 0, told.decode()
     rows = {row["name"]: row for row in msgspec.json.decode((tmp_path / "json").read_bytes())["rows"]}
     held = [row for row in rows.values() if row["target"]]
-    assert len(held) >= 12
+    assert len(held) >= 14
     assert all(row["name"] in said.decode() for row in held)
     assert rows["subscribers that missed an event"]["figure"] == 0
     compared = rows["a small turn, asked to ended"]["columns"]
