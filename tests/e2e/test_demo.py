@@ -237,11 +237,15 @@ def test_up_without_any_codex_serves_what_it_knows_and_says_what_to_install(mach
     }
     with machine.start("up", "--service", "codexd", **settings) as process:
         address = until_says(process, "codexd http").split()[1]
-        status = httpx2.get(f"{address}/v1/codexd/status", trust_env=False).json()["data"]
+        open_to_all = httpx2.get(f"{address}/v1/codexd/status", trust_env=False).json()["data"]
+        token = (machine.folder / "baa" / "state" / "tokens" / "read").read_text().strip()
+        with_token = {"authorization": f"Bearer {token}"}
+        status = httpx2.get(f"{address}/v1/codexd/status", trust_env=False, headers=with_token).json()["data"]
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate()
     assert status["child"]["state"] == "unavailable"
     assert "BAA_CODEXD_SERVER_COMMAND" in status["child"]["problem"]
+    assert str(machine.folder) not in open_to_all["child"]["problem"], "a path is told to holders of a token"
     assert stderr == f"child: unavailable. {status['child']['problem']}\n"
     assert process.returncode == 0
     machine.untouched()

@@ -154,7 +154,10 @@ async def test_a_stop_also_ends_what_a_crash_of_codexd_left(house: House) -> Non
 
 
 async def test_the_worker_is_installed_with_all_services_and_drains(house: House) -> None:
+    """Where the conductor leaves the work to it; without that the first of the two takes it, and the other waits."""
     node = house.node
+    with (node.folder / "baa.toml").open("a") as file:
+        file.write("[worker]\nembedded = false\n")
     await node.baa("node", "install", "--all-services")
     found = await node.lines("node", "check", "--all-services", "--expect-role", "leader")
     assert found["worker-runner"]["evidence"] == "the node here is active with 2 slots"

@@ -28,11 +28,13 @@ QUIET_S: Final = 60.0
 def take_over() -> None:
     """From now on the library's logger writes where ours do, and not to a console of its own."""
     logger = logging.getLogger("dbos")
-    if not any(isinstance(each, _Filter) for each in logger.filters):
+    if not logger.handlers:
         logger.addHandler(logging.NullHandler())  # it makes its own where there is none
-        logger.propagate = True
-        logger.setLevel(LEVEL)
-        logger.addFilter(_Filter())
+    logger.propagate = True
+    logger.setLevel(LEVEL)
+    for each in [each for each in logger.filters if isinstance(each, _Filter)]:
+        logger.removeFilter(each)  # an earlier queue's, with what was told of that one
+    logger.addFilter(_Filter())
 
 
 def short(message: object) -> str:

@@ -26,6 +26,9 @@ T = TypeVar("T")
 ASK_S: Final = 2.5
 """Seconds for a program's answers. The conductor's /readyz may take 2."""
 
+NODES_S: Final = 2.0
+"""The nodes are asked for beside it, and need not be known for the rest to be."""
+
 EVERY_S: Final = 5.0
 FRESH_S: Final = 1.0
 """An answer to a caller is no older than this, where the programs answer; and they are asked no more often."""
@@ -114,10 +117,10 @@ class Watch:
 
     async def _ask_nodes(self) -> list[Node] | None:
         try:
-            async with Conductor(self._config, scope="read") as conductor:
+            async with asyncio.timeout(NODES_S), Conductor(self._config, scope="read") as conductor:
                 return await conductor.nodes()
-        except (BaaError, CannotStart, Unreachable):  # no token, or its engine cannot be read, which its readiness says
-            return None
+        except (BaaError, CannotStart, Unreachable, TimeoutError):
+            return None  # no token, or its engine cannot be read, which its readiness says
 
     async def _get(self, name: Any, path: str, type_: type[T]) -> T:
         address = address_of(self._config, name)
