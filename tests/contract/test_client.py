@@ -129,6 +129,16 @@ async def test_a_reader_comes_back_by_its_cursor_from_the_middle_of_a_frame(tmp_
         assert seqs == [1, 2, 3, 4, 5]
 
 
+async def test_a_stream_waits_for_a_codexd_that_died_after_it_was_met(tmp_path: Path) -> None:
+    async with a_node(tmp_path) as (node, _), Codexd(config_of(node)) as codexd:
+        await codexd.status()
+        await node.kill()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(node.start(), name="start")
+            async with codexd.events(after="0") as stream:
+                assert (await anext(stream)).type is EventType.DAEMON_STARTED
+
+
 async def test_a_filtered_stream_is_whole_and_begins_where_it_was_opened(tmp_path: Path) -> None:
     async with a_node(tmp_path) as (node, _), Codexd(config_of(node)) as codexd:
         session_id = (await codexd.create_session(session_in(node))).session_id

@@ -228,7 +228,13 @@ class Codexd(Peer):
         """The events that follow a cursor, and those to come: `0` = from the oldest, None = from now."""
         query = {name: value for name, value in _wanted(session_id, types).items() if value is not None}
         return EventStream(
-            self._locate, self._events_path, query, after=after, patience_s=self._patience_s, decode=CODEXD
+            self._locate,
+            self._events_path,
+            query,
+            after=after,
+            patience_s=self._patience_s,
+            met=self._met,
+            decode=CODEXD,
         )
 
 

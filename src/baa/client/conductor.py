@@ -149,7 +149,9 @@ class Conductor(Peer):
     ) -> EventStream[QueueEvent]:
         """The events that follow a cursor, and those to come: `0` = from the oldest, None = from now."""
         query = {name: value for name, value in _wanted(task_id, types).items() if value is not None}
-        return EventStream(self._locate, EVENTS, query, after=after, patience_s=self._patience_s, decode=CONDUCTOR)
+        return EventStream(
+            self._locate, EVENTS, query, after=after, patience_s=self._patience_s, met=self._met, decode=CONDUCTOR
+        )
 
 
 def _wanted(task_id: str | None, types: Iterable[str] | None) -> dict[str, str | None]:

@@ -61,9 +61,10 @@ class EventStream(Generic[E]):
         *,
         after: str | None,
         patience_s: float,
+        met: bool,
         decode: Decode,
     ) -> None:
-        """Made by `Codexd.events` and `Conductor.events`."""
+        """Made by `Codexd.events` and `Conductor.events`. `met`: its program has answered before."""
         self.cursor = after
         self.connections = 0
         self.frames = 0
@@ -72,6 +73,7 @@ class EventStream(Generic[E]):
         self._path = path
         self._query = query
         self._patience_s = patience_s
+        self._met = met
         self._socket: ClientConnection | None = None
         self._decode = decode
         self._ready: deque[E] = deque()
@@ -129,9 +131,9 @@ class EventStream(Generic[E]):
                 await lost.close()
 
     async def _connect(self) -> ClientConnection:
-        """A connection that said hello. The first one is there or not; a lost one is looked for with patience."""
+        """A connection that said hello. A program that was never met is there or not; else there is patience."""
         now = asyncio.get_running_loop().time
-        until = now() + (self._patience_s if self.connections else 0)
+        until = now() + (self._patience_s if self._met or self.connections else 0)
         for pause in pauses():
             try:
                 return await self._open()
