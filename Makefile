@@ -5,7 +5,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 7 ? n + 1 : 8))
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test check bench crashloop figures proof fmt lock clean setup-demo setup-dev
+.PHONY: help demo test check bench crashloop fleet-proof figures proof fmt lock clean setup-demo setup-dev
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ check: setup-dev ## Format, lint, types, import contract, dependencies, unit tes
 crashloop: N ?= 200
 crashloop: setup-dev ## Kill codexd N=200 times, its keeper and child in turn: what was lost, done twice, left (SEED=…)
 	@$(BIN)/python -m tests.proof.crashloop --kills $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fleet-proof: N ?= 60
+fleet-proof: setup-dev ## N=60 tasks on 3 nodes whose processes are killed, stopped, restarted for 60 s: lost, ended twice (SEED=…)
+	@$(BIN)/python -m tests.proof.fleet --tasks $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 figures: setup-dev ## Every figure of the proof, measured here: name, value, unit, of how many, seed (about half an hour)
 	@$(BIN)/python scripts/system.py

@@ -43,7 +43,7 @@ class Fleet:
     members: dict[str, Member] = field(default_factory=dict)
     conductors: dict[str, Program] = field(default_factory=dict)
 
-    async def submitted(self, name: str, prompt: str, check: str, *, attempts: int = 3) -> str:
+    async def submitted(self, name: str, prompt: str, check: str, *, attempts: int = 3, turns: int = 3) -> str:
         """A new task, in a folder of its own; its id."""
         place = self.folder / name
         place.mkdir()
@@ -53,6 +53,7 @@ class Fleet:
             sandbox=Sandbox.DANGER_FULL_ACCESS,
             checks=[Check(command=check)],
             max_attempts=attempts,
+            max_turns=turns,
         )
         task, _ = await self.engine.submit(request, key=None, body_hash=b"1" * 32)
         return task.task_id
