@@ -136,7 +136,7 @@ async def test_a_stream_waits_for_a_codexd_that_died_after_it_was_met(tmp_path: 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(node.start(), name="start")
             async with codexd.events(after="0") as stream:
-                assert (await anext(stream)).type is EventType.DAEMON_STARTED
+                assert (await anext(stream)).type == EventType.DAEMON_STARTED
 
 
 async def test_a_filtered_stream_is_whole_and_begins_where_it_was_opened(tmp_path: Path) -> None:
