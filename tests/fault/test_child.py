@@ -186,5 +186,5 @@ async def test_a_codex_that_is_too_old_is_ended_and_named(bare: Node) -> None:
     async with Oracle(bare) as oracle:
         await oracle.saw("child.exited")
     child = await bare.child_is("unavailable")
-    assert (child["generation"], child["pid"]) == (1, None)
+    assert (child["generation"], child["pid"], child["support"]) == (1, None, "too_old")
     assert types(await bare.events(types="child.backoff,child.crash_loop,child.ready")) == []

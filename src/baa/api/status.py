@@ -20,6 +20,20 @@ class ChildState(StrEnum):
     STOPPED = "stopped"
 
 
+class Support(StrEnum):
+    """What codexd knows of the version of Codex that runs.
+
+    `known`: its tests run on this release. `newer` and `older`: another release than those, and it is used. `too_old`:
+    it is refused. `unknown`: no version that can be compared, or no child has told one yet.
+    """
+
+    KNOWN = "known"
+    NEWER = "newer"
+    OLDER = "older"
+    TOO_OLD = "too_old"
+    UNKNOWN = "unknown"
+
+
 class DaemonState(StrEnum):
     """Where codexd itself stands: `draining` = it finishes what it accepted and takes nothing new until restarted."""
 
@@ -64,7 +78,7 @@ class ChildStatus(Struct, rename="camel", kw_only=True, frozen=True):
     """The child. `problem` says what is wrong and what to do, when something is.
 
     `outdated`: it runs another version than the one that is installed now, `installed_version`, and is replaced once
-    nothing runs.
+    nothing runs. `support`: whether the version of Codex that told itself last is one that codexd was tested with.
     """
 
     state: ChildState
@@ -78,6 +92,7 @@ class ChildStatus(Struct, rename="camel", kw_only=True, frozen=True):
     installed_version: str | None = None
     outdated: bool = False
     resources: ChildResources | None = None
+    support: Support = Support.UNKNOWN
 
 
 class Counts(Struct, rename="camel", kw_only=True, frozen=True):

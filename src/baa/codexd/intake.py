@@ -8,15 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import structlog
 from msgspec import structs
 
 from baa.api import events as e
 from baa.api import ids
 from baa.api.events import EventType
-from baa.api.status import ChildState
+from baa.api.status import ChildState, Support
 from baa.clock import rfc3339
 from baa.codexd.appserver import jsonrpc, lines, translate
 from baa.codexd.appserver.lines import Line
+from baa.codexd.appserver.versions import support
 from baa.codexd.eventlog import Transaction
 from baa.codexd.generation import Generation
 from baa.codexd.limits import merged, resets_at
@@ -26,6 +28,8 @@ from baa.codexd.machines.session import Session
 
 if TYPE_CHECKING:
     from baa.codexd.main_loop import MainLoop
+
+_log = structlog.get_logger("intake")
 
 
 SESSION_ASKS_MAX: Final = 256
@@ -109,6 +113,8 @@ class Intake:
             case translate.ForNobody(note):
                 self._note(note, None, transaction)
             case translate.Initialized(version):
+                if support(version) is not Support.KNOWN:
+                    _log.info("codex.untested", version=version, support=support(version).value)
                 self._initialized(generation, version, transaction)
             case translate.HandshakeFailed():
                 self._loop.on_handshake_failed(come)

@@ -20,6 +20,7 @@ from baa.api.status import (
 )
 from baa.clock import Clock
 from baa.codexd import reading
+from baa.codexd.appserver.versions import support
 from baa.codexd.backup import Backups
 from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog
@@ -96,6 +97,7 @@ class Daemon:
                 installed_version=None if generation is None else watch.installed_version or generation.version,
                 outdated=generation is not None and watch.outdated,
                 resources=None if generation is None else watch.resources,
+                support=support(self.supervisor.refused_version if generation is None else generation.version),
             ),
             counts=Counts(
                 sessions=sessions,

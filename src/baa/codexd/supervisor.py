@@ -78,6 +78,7 @@ class Supervisor:
         self._replacing: str | None = None
         self._replace = asyncio.Event()
         self.child_started_at: str | None = None
+        self.refused_version: str | None = None  # of the last child, if codexd would not work with it
         loop.on_ready = self.watch.ready.set
         loop.on_handshake_failed = self._handshake_failed
         loop.on_useless = lambda why: self._end_child(Ending(why))
@@ -298,6 +299,7 @@ class Supervisor:
 
     def _handshake_failed(self, told: HandshakeFailed) -> None:
         reason = told.why if told.hopeless else f"it refused the handshake: {told.why}"
+        self.refused_version = told.codex_version
         self._end_child(Ending(reason, hopeless=told.hopeless))
 
     async def end_child(self, ending: Ending) -> None:
@@ -357,6 +359,7 @@ class Supervisor:
             self._replacing = None
 
     def _use(self, generation: Generation) -> None:
+        self.refused_version = None
         self._generation = generation
         self._loop.use(generation)
 

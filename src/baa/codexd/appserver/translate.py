@@ -113,6 +113,7 @@ class HandshakeFailed(Struct, frozen=True):
 
     why: str
     hopeless: bool = False
+    codex_version: str | None = None
 
 
 Incoming = (
@@ -346,7 +347,7 @@ def _initialize_answered(_: str, message: Envelope, generation: int) -> Incoming
     agent = _result(message, m.InitializeResult).user_agent
     version = agent.partition("/")[2].partition(" ")[0]
     flaw = too_old(version)
-    return Initialized(version) if flaw is None else HandshakeFailed(flaw, hopeless=True)
+    return Initialized(version) if flaw is None else HandshakeFailed(flaw, True, version)
 
 
 def _account_answered(_: str, message: Envelope, generation: int) -> Incoming:
