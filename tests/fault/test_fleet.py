@@ -15,6 +15,7 @@ from baa.scripted import Hold, Run, Say, ScriptedModel, when
 from tests.support.fleet import Fleet, a_fleet
 from tests.support.node import within
 from tests.support.postgres import PostgreSQL
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -57,35 +58,55 @@ async def test_a_node_killed_in_mid_turn_is_followed_by_the_other(postgres_url: 
         assert (fleet.folder / "work" / "result").read_text() == "one\ntwo\n"
 
 
-async def test_a_frozen_worker_has_no_turn_when_the_other_begins_and_writes_nothing_when_it_is_back(
-    postgres_url: str, tmp_path: Path
+@pytest.mark.parametrize("how", ["frozen", "cut off"])
+async def test_a_worker_out_of_reach_has_no_turn_when_the_other_begins_and_writes_nothing_when_it_is_back(
+    postgres: PostgreSQL, postgres_url: str, tmp_path: Path, how: str
 ) -> None:
     async with (
         ScriptedModel(SCENARIOS) as model,
-        a_fleet(tmp_path, postgres_url, model, nodes=NODES, conductors=("lead",)) as fleet,
+        Relay(postgres.port) as one,
+        Relay(postgres.port) as two,
+        a_fleet(
+            tmp_path,
+            postgres_url,
+            model,
+            nodes=NODES,
+            conductors=("lead",),
+            urls={
+                "one": postgres_url.replace(f":{postgres.port}/", f":{one.port}/"),
+                "two": postgres_url.replace(f":{postgres.port}/", f":{two.port}/"),
+            },
+        ) as fleet,
     ):
         task_id = await holding(fleet)
-        frozen = await fleet.worker_of(task_id)
-        (queued,) = await frozen.node.events(types="turn.queued")
-        frozen.worker.signal(signal.SIGSTOP)
+        away = await fleet.worker_of(task_id)
+        network = {"one": one, "two": two}[away.name]
+        (queued,) = await away.node.events(types="turn.queued")
+        if how == "frozen":
+            away.worker.signal(signal.SIGSTOP)
+        else:
+            network.cut()
         await within(model.held("second"))
         other = await fleet.worker_of(task_id)
-        assert other is not frozen
-        ended = await frozen.node.ledger(queued["turnId"])
+        assert other is not away
+        ended = await away.node.ledger(queued["turnId"])
         assert (ended["status"], ended["reason"]) == ("interrupted", "lease_expired")
         (begun,) = await other.node.events(types="turn.queued")
         assert ended["endedAt"] < begun["at"]
         before = (await fleet.attempts(task_id))[0]
         assert before.state is AttemptState.LOST
-        frozen.worker.signal(signal.SIGCONT)
-        assert (await frozen.worker.ended())[0] == LEFT_BECAUSE_IT_LOST
+        if how == "frozen":
+            away.worker.signal(signal.SIGCONT)
+        else:
+            network.heal()
+        assert (await away.worker.ended())[0] == LEFT_BECAUSE_IT_LOST
         model.release("second")
         task = await fleet.ended(task_id)
         first, second = await fleet.attempts(task_id)
         assert (task.state, first) == (TaskState.SUCCEEDED, before), "it wrote nothing"
         assert (second.state, second.node_id) == (AttemptState.SUCCEEDED, other.name)
         assert (await fleet.told(task_id)).count("attempt.ended") == 2
-        assert len(await frozen.node.events(types="turn.queued")) == 1
+        assert len(await away.node.events(types="turn.queued")) == 1
 
 
 async def test_a_task_runs_on_while_the_leader_is_killed_and_the_standby_leads(

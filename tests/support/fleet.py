@@ -6,7 +6,7 @@ The work is done in one folder that all nodes may write to, as a repository at t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,9 +86,18 @@ class Fleet:
 
 @asynccontextmanager
 async def a_fleet(
-    folder: Path, url: str, model: ScriptedModel, *, nodes: tuple[str, ...], conductors: tuple[str, ...]
+    folder: Path,
+    url: str,
+    model: ScriptedModel,
+    *,
+    nodes: tuple[str, ...],
+    conductors: tuple[str, ...],
+    urls: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Fleet]:
-    """All of it runs, and every node is known to the queue. The conductors run no tasks themselves."""
+    """All of it runs, and every node is known to the queue. The conductors run no tasks themselves.
+
+    `urls`: by which another way a node reaches the same database.
+    """
     shared = folder / "shared"
     shared.mkdir()
     settings = {"BAA_ENGINE_URL": url, "BAA_WORKER_NODE_TTL_MS": str(TTL_MS), "BAA_WORKER_EMBEDDED": "false"}
@@ -105,6 +114,7 @@ async def a_fleet(
             await stack.enter_async_context(node)
             await node.start()
             worker = Program("worker-runner", node.home, BAA_NODE_ID=name, **settings)
+            worker.environment["BAA_ENGINE_URL"] = (urls or {}).get(name, url)
             worker.environment |= {"BAA_CONFIG": str(node.folder / "baa.toml"), "HOME": str(node.folder / "user")}
             fleet.members[name] = Member(name, node, await stack.enter_async_context(worker))
         async with asyncio.timeout(PATIENCE_SECONDS):
