@@ -14,15 +14,15 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 import platformdirs
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from baa.api.errors import CannotStart
-from baa.api.sessions import Sandbox
+from baa.api.sessions import ApprovalPolicy, Sandbox
 
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _NODE_ID: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
@@ -61,10 +61,16 @@ class Address(Struct, frozen=True):
 
 
 class Ceiling(Struct, frozen=True, forbid_unknown_fields=True):
-    """The most that a request may ask for. `roots`: the folders in which work may be done."""
+    """The most that a request may ask for. `roots`: the folders in which work may be done.
+
+    `approval` and `models`: what may be asked for, the first one being what is taken where nothing is asked for (of
+    `approval`, `never` where that is among them). No model named: any. The network of a sandbox is off, always.
+    """
 
     sandbox: Sandbox = Sandbox.WORKSPACE_WRITE
     roots: tuple[str, ...] = ("~",)
+    approval: Annotated[tuple[ApprovalPolicy, ...], Meta(min_length=1)] = tuple(ApprovalPolicy)
+    models: tuple[str, ...] = ()
 
 
 class CodexdFile(Struct, frozen=True, forbid_unknown_fields=True):

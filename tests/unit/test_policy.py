@@ -255,6 +255,61 @@ def test_full_access_is_never_a_default(home: Home, ceiling: Sandbox, given: San
     )
 
 
+POLICIES = list(ApprovalPolicy)
+
+
+def _narrow(home: Home) -> Policy:
+    return Policy(
+        sandbox=Sandbox.WORKSPACE_WRITE,
+        roots=(home.path,),
+        private=(),
+        approval=(ApprovalPolicy.UNTRUSTED, ApprovalPolicy.ON_REQUEST),
+        models=("small", "large"),
+    )
+
+
+@pytest.mark.parametrize("asked", [None, *POLICIES])
+@pytest.mark.parametrize("model", [None, "small", "large", "other", ""])
+def test_policies_and_models_are_those_of_the_ceiling_also_for_sessions_of_before(
+    home: Home, asked: ApprovalPolicy | None, model: str | None
+) -> None:
+    policy = _narrow(home)
+    wide = Policy(sandbox=Sandbox.WORKSPACE_WRITE, roots=(home.path,), private=())
+    session = CreateSession(approval_policy=asked, model=model)
+    turn = StartTurn(session_id="ses", prompt="p", approval_policy=asked, model=model)
+    before = wide.settings(session, str(home.project))
+    above = [
+        *(["approvalPolicy"] if asked is ApprovalPolicy.NEVER else []),
+        *(["model"] if model == "other" else []),
+    ]
+
+    def refused(call: Callable[[], object], fields: list[str]) -> None:
+        if not fields:
+            call()
+            return
+        with pytest.raises(Rejected) as caught:
+            call()
+        assert (caught.value.code, caught.value.details["field"]) == (Code.POLICY_CEILING, fields[0])
+
+    refused(lambda: policy.settings(session, str(home.project)), above)
+    refused(lambda: policy.request(turn), above if model != "" else [*above, "model"])
+    old = [
+        *(["approvalPolicy"] if before.approval_policy is ApprovalPolicy.NEVER else []),
+        *(["model"] if before.model not in ("small", "large") else []),
+    ]
+    refused(lambda: policy.go_on(before), old)
+    mended = StartTurn(session_id="ses", prompt="p", approval_policy=ApprovalPolicy.UNTRUSTED, model="large")
+    policy.go_on(before, mended)
+
+
+def test_where_nothing_is_asked_for_the_ceilings_first_is_taken(home: Home) -> None:
+    narrow = _narrow(home).settings(CreateSession(), str(home.project))
+    assert (narrow.approval_policy, narrow.model) == (ApprovalPolicy.UNTRUSTED, "small")
+    wide = Policy(sandbox=Sandbox.READ_ONLY, roots=(home.path,), private=())
+    usual = wide.settings(CreateSession(), str(home.project))
+    assert (usual.approval_policy, usual.model) == (ApprovalPolicy.NEVER, None)
+
+
 def test_everything_else_is_taken_as_it_was_asked_for(home: Home) -> None:
     asked = CreateSession(
         cwd=f"{home.path}/in",
@@ -286,7 +341,7 @@ def test_a_session_of_a_higher_ceiling_is_worked_in_no_further(home: Home) -> No
     )
     home.policy.go_on(settings)
     lower = Policy(sandbox=Sandbox.READ_ONLY, roots=(home.path,), private=())
-    lower.go_on(settings, Sandbox.READ_ONLY)
+    lower.go_on(settings, StartTurn(session_id="ses", prompt="p", sandbox=Sandbox.READ_ONLY))
     elsewhere = Policy(sandbox=Sandbox.WORKSPACE_WRITE, roots=(home.beside,), private=())
     wider = msgspec.structs.replace(settings, cwd=str(home.beside), writable_roots=(str(home.project),))
     for policy, refused, field in (

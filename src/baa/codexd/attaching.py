@@ -284,7 +284,7 @@ class Attaching:
             sandbox=meant.sandbox,
             approval_policy=meant.approval_policy,
         )
-        self._policy.go_on(session.settings, asked.sandbox)
+        self._policy.go_on(session.settings, asked)
         request = self._policy.request(asked)
         turn_id = ids.new_id(ids.TURN, self._clock.utc_ms())
         if meant.message_id is not None:

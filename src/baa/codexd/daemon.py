@@ -414,7 +414,8 @@ def _policy(config: Config) -> Policy:
     roots = tuple(Path(os.path.realpath(os.path.expanduser(root))) for root in config.ceiling.roots)
     ours = (config.home, config.state_dir, config.logs_dir, config.codex_home, config.config_file)
     private = tuple(Path(os.path.realpath(place)) for place in ours if place is not None)
-    return Policy(sandbox=config.ceiling.sandbox, roots=roots, private=private)
+    ceiling = config.ceiling
+    return Policy(ceiling.sandbox, roots, private, approval=ceiling.approval, models=ceiling.models)
 
 
 def _make_folders(config: Config) -> int:

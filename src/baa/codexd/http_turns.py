@@ -40,7 +40,7 @@ def routes(daemon: Daemon, policy: Policy) -> list[Any]:
     async def begin(asked: StartTurn, key: str | None, body_hash: str) -> TurnAnswer:
         session = daemon.loop.sessions.get(asked.session_id)
         if session is not None:
-            policy.go_on(session.settings, asked.sandbox)
+            policy.go_on(session.settings, asked)
         turn_id, wanted = ids.new_id(ids.TURN, daemon.clock.utc_ms()), policy.request(asked)
         return await commands.start_turn(
             asked.session_id, turn_id, wanted, on_busy=asked.on_busy, key=key, body_hash=body_hash

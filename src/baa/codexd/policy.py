@@ -25,11 +25,16 @@ _POWER = {Sandbox.READ_ONLY: 0, Sandbox.WORKSPACE_WRITE: 1, Sandbox.DANGER_FULL_
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The ceiling of this node. `private` are our state, logs and configuration, and Codex's login."""
+    """The ceiling of this node. `private` are our state, logs and configuration, and Codex's login.
+
+    `models`: those that may be asked for, the first one where none is; empty = any, and Codex's own choice.
+    """
 
     sandbox: Sandbox
     roots: tuple[Path, ...]
     private: tuple[Path, ...]
+    approval: tuple[ApprovalPolicy, ...] = tuple(ApprovalPolicy)
+    models: tuple[str, ...] = ()
 
     def settings(self, asked: CreateSession, cwd: str) -> SessionSettings:
         """The settings of a new session: what was asked, with the defaults, under the ceiling.
@@ -38,12 +43,17 @@ class Policy:
         """
         sandbox = asked.sandbox or min(Sandbox.WORKSPACE_WRITE, self.sandbox, key=lambda mode: _POWER[mode])
         self._refuse_above(sandbox)
+        approval = asked.approval_policy or (
+            ApprovalPolicy.NEVER if ApprovalPolicy.NEVER in self.approval else self.approval[0]
+        )
+        model = asked.model or (self.models[0] if self.models else None)
+        self._refuse_other(approval, model)
         return SessionSettings(
             cwd=str(self.folder(cwd)),
             sandbox=sandbox,
-            approval_policy=asked.approval_policy or ApprovalPolicy.NEVER,
+            approval_policy=approval,
             purpose=asked.purpose,
-            model=asked.model,
+            model=model,
             model_provider=asked.model_provider,
             writable_roots=tuple(str(self.folder(root, "writableRoots")) for root in asked.writable_roots),
             base_instructions=asked.base_instructions,
@@ -54,12 +64,14 @@ class Policy:
             metadata=asked.metadata,
         )
 
-    def go_on(self, settings: SessionSettings, sandbox: Sandbox | None = None) -> None:
+    def go_on(self, settings: SessionSettings, turn: StartTurn | None = None) -> None:
         """Whether a session may be worked in further: it may have been registered under a higher ceiling.
 
-        `sandbox` is that of the turn, if it asks for one of its own. Raises Rejected (403).
+        What the turn asks for itself stands in place of the session's. Raises Rejected (403).
         """
+        sandbox, approval, model = (turn.sandbox, turn.approval_policy, turn.model) if turn else (None, None, None)
         self._refuse_above(sandbox or settings.sandbox)
+        self._refuse_other(approval or settings.approval_policy, model or settings.model)
         self._same(settings.cwd, "cwd")
         for root in settings.writable_roots:
             self._same(root, "writableRoots")
@@ -80,6 +92,7 @@ class Policy:
         """What a turn will be asked to do, under the ceiling. Raises Rejected: 403, or 422 for input that cannot be."""
         if asked.sandbox is not None:
             self._refuse_above(asked.sandbox)
+        self._refuse_other(asked.approval_policy, asked.model, unnamed=True)
         parts = self.input(asked.prompt, asked.input)
         return TurnRequest(
             prompt=prompt_of(parts),
@@ -136,6 +149,13 @@ class Policy:
                 details={"field": "sandbox", "ceiling": self.sandbox.value},
             )
 
+    def _refuse_other(self, approval: ApprovalPolicy | None, model: str | None, *, unnamed: bool = False) -> None:
+        """Refuse what is not among what may be asked for; `unnamed`: a turn that names no model has its session's."""
+        if approval is not None and approval not in self.approval:
+            raise _above("approvalPolicy", "approval", [policy.value for policy in self.approval])
+        if self.models and model not in self.models and not (unnamed and model is None):
+            raise _above("model", "models", list(self.models))
+
     def folder(self, cwd: str, field: str = "cwd") -> Path:
         """The real path of a folder, if work may be done there; `field` is its name in the request. Raises Rejected."""
         try:
@@ -167,6 +187,15 @@ class Policy:
                 " read or change them.",
                 details={"field": field},
             )
+
+
+def _above(field: str, key: str, allowed: list[str]) -> Rejected:
+    return Rejected(
+        Code.POLICY_CEILING,
+        f"This node does not allow that `{field}`. Ask for one of those in `details`, or add it to `ceiling.{key}` in"
+        " baa.toml and restart codexd.",
+        details={"field": field, "ceiling": allowed},
+    )
 
 
 def prompt_of(parts: tuple[InputPart, ...]) -> str:
