@@ -278,8 +278,6 @@ def test_a_file_that_was_named_must_be_there(file: Path, named: str) -> None:
         ("[codexd]\nserver_args = 'app-server'", r"\$.codexd.server_args"),
         ("[codexd]\nserver_args = [1]", r"\$.codexd.server_args\[0\]"),
         ("[ceiling]\nsandbox = 'none'", r"\$.ceiling.sandbox"),
-        ("[ceiling]\napproval = []", r"\$.ceiling.approval"),
-        ("[ceiling]\napproval = ['always']", r"\$.ceiling.approval"),
         ("home = 1", r"\$.home"),
         ("home = = 1", "line 1, column 8"),
         ("codexd = 1", r"\$.codexd"),

@@ -24,6 +24,7 @@ from baa.api.sessions import (
     TextInput,
 )
 from baa.codexd.policy import Policy
+from baa.config import Ceiling
 
 
 class Home:
@@ -300,6 +301,12 @@ def test_policies_and_models_are_those_of_the_ceiling_also_for_sessions_of_befor
     refused(lambda: policy.go_on(before), old)
     mended = StartTurn(session_id="ses", prompt="p", approval_policy=ApprovalPolicy.UNTRUSTED, model="large")
     policy.go_on(before, mended)
+
+
+@pytest.mark.parametrize("approval", [[], ["always"]])
+def test_a_ceiling_that_allows_no_policy_or_an_unknown_one_is_refused(approval: list[str]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"approval": approval}, Ceiling)
 
 
 def test_where_nothing_is_asked_for_the_ceilings_first_is_taken(home: Home) -> None:
