@@ -42,7 +42,7 @@ proof: setup-dev ## The same in a few lines: faults survived, events lost, acks 
 	@$(BIN)/python scripts/system.py
 	@$(BIN)/python -m tests.proof.whole --lines $(ARGS)
 
-bench: setup-dev ## Every figure beside the bare app-server, the peers and its target, on this machine (ARGS=--short; quarter of an hour)
+bench: setup-dev ## Every figure beside the bare app-server, the peers and its target, on this machine (ARGS=--short; five minutes)
 	@$(BIN)/python -m bench $(ARGS)
 
 fmt: setup-dev ## Format the code and mend what the linter can

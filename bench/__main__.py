@@ -31,7 +31,7 @@ FULL = {
     "sessions": 1000,
     "grown_sessions": (1, 1000, 10_000),
     "events": (10_000, 100_000, 1_000_000),
-    "subscribers": (1, 10, 100, 1000),
+    "subscribers": (1, 10, 100, 200),  # codexd takes 256 connections
     "steady": 300,
     "tasks": 20,
 }
@@ -82,9 +82,9 @@ def _measured(folder: Path, sizes: dict[str, object]) -> tuple[list[Row], list[S
     s = msgspec.convert(sizes, Sizes)
     with served(folder, script(s.deltas, steady=s.steady)) as model:
         rows = side_by_side.measured(folder, model, deltas=s.deltas, rounds=s.rounds, turns=s.turns, say=say)
+        rows += alone.restarts(folder, model, rounds=s.deaths, say=say)
         with Codexd(folder / "alone", model) as codexd:
             rows += alone.memory(codexd, sessions=s.sessions, say=say)
-            rows += alone.restarts(codexd, folder, model, rounds=s.deaths, say=say)
             rows += alone.fan_out(codexd, deltas=s.deltas, rounds=s.fan_rounds, say=say)
             rows += queue.measured(codexd, tasks=s.tasks, say=say)
         with Codexd(folder / "grown", model) as codexd:

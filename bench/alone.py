@@ -88,20 +88,24 @@ def fan_out(codexd: Codexd, *, deltas: int, rounds: int, say: Say) -> list[Row]:
     ]
 
 
-def restarts(codexd: Codexd, folder: Path, model: str, *, rounds: int, say: Say) -> list[Row]:
-    """A child that is killed beside a bare app-server that starts cold."""
+def restarts(folder: Path, model: str, *, rounds: int, say: Say) -> list[Row]:
+    """A child that is killed beside a bare app-server that starts cold.
+
+    A codexd of its own for each: after several deaths in a row codexd waits before it starts another, by design.
+    """
     cold: list[float] = []
     again: list[float] = []
     for number in range(rounds):
         with Stdio(folder / f"cold-{number}", model) as bare:
             cold.append(bare.started_s * 1000)
-        ((child,), _) = codexd.pids()
-        began = time.perf_counter()
-        os.kill(child, signal.SIGKILL)
-        while codexd.wait_ready()["child"]["pid"] == child:
-            pass
-        again.append((time.perf_counter() - began) * 1000)
-        codexd.play(codexd.thread(), SMALL)  # a child that lived for a while is started again without a pause
+        with Codexd(folder / f"dies-{number}", model) as codexd:
+            codexd.play(codexd.thread(), SMALL)
+            ((child,), _) = codexd.pids()
+            began = time.perf_counter()
+            os.kill(child, signal.SIGKILL)
+            while codexd.wait_ready()["child"]["pid"] == child:
+                pass
+            again.append((time.perf_counter() - began) * 1000)
     say(f"{rounds} deaths of the child")
     return [
         row(
