@@ -177,6 +177,14 @@ class Redactor:
             return tail.hidden + piece if tail.hidden else piece, Tail(text[-CONTEXT:])
         return self._told(text, len(tail.shown), ending=False)
 
+    def plain(self, tail: Tail, text: str) -> Tail | None:
+        """Where a text stands once all of `text` has come, if it may be told as it is, in whatever pieces it came."""
+        if tail.hidden or tail.within:
+            return None
+        whole = tail.shown + text
+        clean = self._head.search(whole, max(0, len(tail.shown) - HEAD_MAX)) is None
+        return Tail(whole[-CONTEXT:]) if clean else None
+
     def rest(self, tail: Tail) -> str:
         """What was held back of a text that ends here."""
         if not tail.hidden:

@@ -121,7 +121,7 @@ def began(item_id: str = "item", codex_turn_id: str = "codex_a") -> i.ItemBegan:
 
 
 def grew(item_id: str = "item", codex_turn_id: str = "codex_a") -> i.ItemGrew:
-    return i.ItemGrew(codex_turn_id, item_id, "text", "piece", None)
+    return i.ItemGrew(codex_turn_id, (e.ItemDelta(item_id=item_id, stream="text", delta="piece"),))
 
 
 def finished(item_id: str = "item", codex_turn_id: str = "codex_a") -> i.ItemFinished:

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from baa.redaction import CONTEXT, FRESH, HEAD_MAX, REDACTED, SHAPES, SHOWN_MAX, Redactor, in_document, in_environment
+from baa.redaction import (
+    CONTEXT,
+    FRESH,
+    HEAD_MAX,
+    REDACTED,
+    SHAPES,
+    SHOWN_MAX,
+    Redactor,
+    Tail,
+    in_document,
+    in_environment,
+)
 from tests.support.planted import Planted, core
 
 PLANTED = Planted(7)
@@ -115,6 +126,22 @@ def test_what_only_looks_like_one_is_told_also_in_pieces(text: str) -> None:
     assert REDACTOR.text(text) == text
     for size in (1, 4, 11):
         assert joined([text[at : at + size] for at in range(0, len(text), size)]) == text
+
+
+@given(
+    st.lists(st.text("sk-abcdefghijABC 0") | st.sampled_from(["ghp_", "eyJ", "-----BEGIN ", PLANTED.named]), max_size=8)
+)
+def test_a_text_that_may_be_told_as_it_is_stands_where_it_stands_piece_by_piece(parts: list[str]) -> None:
+    tail, told = FRESH, ""
+    plain: Tail | None = FRESH
+    for part in parts:
+        plain = None if plain is None else REDACTOR.plain(plain, part)
+        piece, tail = REDACTOR.piece(tail, part)
+        told += piece
+    at_once = REDACTOR.plain(FRESH, "".join(parts))
+    if at_once is not None:
+        assert (told, tail) == ("".join(parts), at_once)
+        assert plain == at_once
 
 
 def test_no_more_is_held_back_than_what_may_begin_a_secret() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from baa.api.events import EventType
+from baa.api.events import EventType, ItemDelta
 from baa.api.interactions import InteractionKind
 from baa.api.sessions import ApprovalPolicy, Sandbox, SessionSettings
 from baa.clock import rfc3339
@@ -101,7 +101,7 @@ def detail(given: i.Input) -> str:
         case i.ItemBegan() | i.ItemFinished():
             return given.kind
         case i.ItemGrew():
-            return given.stream
+            return " ".join(piece.stream for piece in given.pieces)
         case i.Updated():
             return given.type
         case i.TurnFinished():
@@ -161,7 +161,8 @@ def test_every_recorded_message_has_a_time_of_its_own_unless_it_is_an_answer_or_
     for message in recorded("told"):
         told = come(message)
         if isinstance(told, ForSession):
-            assert getattr(told.given, "emitted_at", None) == rfc3339(message["emittedAtMs"])
+            given = told.given.pieces[0] if isinstance(told.given, i.ItemGrew) else told.given
+            assert getattr(given, "emitted_at", None) == rfc3339(message["emittedAtMs"])
 
 
 # --- the shapes, one by one
@@ -169,6 +170,10 @@ def test_every_recorded_message_has_a_time_of_its_own_unless_it_is_an_answer_or_
 ITEM = {"id": "item", "type": "agentMessage", "text": "é"}
 RAW_ITEM = Raw(msgspec.json.encode(ITEM))
 WHO = {"threadId": "thread", "turnId": "codex"}
+
+
+def piece(stream: str) -> ItemDelta:
+    return ItemDelta(item_id="item", stream=stream, delta="é", emitted_at=TOLD_AT)
 
 
 NOTIFICATIONS: list[tuple[str, dict[str, Any], i.FromThread]] = [
@@ -184,7 +189,7 @@ NOTIFICATIONS: list[tuple[str, dict[str, Any], i.FromThread]] = [
     ("item/started", WHO | {"item": ITEM}, i.ItemBegan("codex", "item", "agentMessage", RAW_ITEM, TOLD_AT)),
     ("item/completed", WHO | {"item": ITEM}, i.ItemFinished("codex", "item", "agentMessage", RAW_ITEM, TOLD_AT, "é")),
     *(
-        (method, WHO | {"itemId": "item", "delta": "é"}, i.ItemGrew("codex", "item", stream, "é", TOLD_AT))
+        (method, WHO | {"itemId": "item", "delta": "é"}, i.ItemGrew("codex", (piece(stream),)))
         for method, stream in translate.STREAMS.items()
     ),
     *(
@@ -220,6 +225,51 @@ def test_a_notification_about_no_thread_is_for_nobody_and_passed_on_whole(method
 @pytest.mark.parametrize("method", sorted(translate.DERIVED))
 def test_what_we_know_from_elsewhere_is_dropped_under_its_name(method: str) -> None:
     assert come({"method": method, "params": WHO}) == Dropped(method)
+
+
+def as_a_piece(line: bytes) -> Incoming | None:
+    found = translate.piece(line)
+    return None if found is None else ForSession(found.thread_id, i.ItemGrew(found.codex_turn_id, (found.told,)))
+
+
+def test_a_piece_as_codex_writes_it_is_read_at_once_and_means_the_same() -> None:
+    pieces = [message for message in recorded("told") if message.get("method") in translate.STREAMS]
+    assert pieces
+    for message in pieces:
+        assert as_a_piece(msgspec.json.encode(message)) == come(message)
+
+
+@pytest.mark.parametrize("method", translate.STREAMS)
+@pytest.mark.parametrize("more", [{}, {"emittedAtMs": 1}, {"emittedAtMs": None, "new": [{}]}])
+def test_a_piece_of_any_stream_is_read_at_once(method: str, more: dict[str, Any]) -> None:
+    message = {"method": method, "params": WHO | {"itemId": "item", "delta": "é"}, **more}
+    assert as_a_piece(msgspec.json.encode(message)) == come(message)
+
+
+TEXT = b'{"method":"item/agentMessage/delta","params":{"threadId":"t","turnId":"c","itemId":"i","delta":'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{}",
+        b'{"method":"item/started","params":{}}',
+        b'{"method":"item/agentMessage/delta',
+        b'{"method":"item/agentMessage/delta","params":{"threadId":"t"}}',
+        b'{"params":{},"method":"item/agentMessage/delta"}',
+        b'["item/agentMessage/delta"]',
+        TEXT + b'"x"},"id":1}',
+        TEXT + b'"x"},"emittedAtMs":-1}',
+        TEXT + b"7}}",
+        TEXT + b'"x"}} more',
+        TEXT + b'"\xff"}}',
+        TEXT + b'"\\ud800"}}',
+        TEXT + b'"x"},"new":' + b"[" * 100_000 + b"}",
+    ],
+)
+def test_what_is_not_written_so_is_no_piece_but_read_like_every_line(line: bytes) -> None:
+    assert translate.piece(line) is None
 
 
 @pytest.mark.parametrize("error", [None, {"message": "why"}])

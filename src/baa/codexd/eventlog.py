@@ -317,11 +317,16 @@ class EventLog:
         try:
             for transaction in batch:
                 told.append((transaction, seq))
-                for event in transaction.events:
+                events, index = transaction.events, 0
+                while index < len(events):
+                    event = events[index]
                     if event.type is EventType.ITEM_DELTA:
-                        seq += 1
-                        stored.append(self._append(redacting.delta(event), seq, at))
+                        run = _run_at(events, index)
+                        stored += self._pieces(run, seq, at)
+                        seq += len(run)
+                        index += len(run)
                         continue
+                    index += 1
                     for late in redacting.before(event):
                         seq += 1
                         stored.append(self._append(late, seq, at))
@@ -353,6 +358,16 @@ class EventLog:
         if event.type is not EventType.ITEM_DELTA:
             tables.project(self._connection, event.type, (event.session_id, event.turn_id, seq, at), encoded)
         return Stored(seq, event.session_id, event.type.value, body)
+
+    def _pieces(self, run: Sequence[NewEvent], seq: int, at: str) -> list[Stored]:
+        """What `_append` makes of pieces of one turn. Nearly all events are pieces: each costs as little as it can."""
+        first = run[0]
+        session_id, type_ = first.session_id, first.type.value
+        about = _about(first, at)
+        return [
+            Stored(number, session_id, type_, b'{"seq":%d,%b%b}' % (number, about, encoded))
+            for number, encoded in enumerate(self._redacting.deltas(run), seq + 1)
+        ]
 
     # --- back in the loop's thread
 
@@ -405,14 +420,25 @@ class EventLog:
 
 def body_of(event: NewEvent, seq: int, at: str, payload: bytes) -> bytes:
     """The event's bytes, as every reader gets them. `payload` is already JSON."""
-    return b'{"seq":%d,"at":"%b","type":"%b","sessionId":%b,"turnId":%b,"payload":%b}' % (
-        seq,
+    return b'{"seq":%d,%b%b}' % (seq, _about(event, at), payload)
+
+
+def _about(event: NewEvent, at: str) -> bytes:
+    """What stands between an event's seq and its payload."""
+    return b'"at":"%b","type":"%b","sessionId":%b,"turnId":%b,"payload":' % (
         at.encode(),
         event.type.encode(),
         _id(event.session_id),
         _id(event.turn_id),
-        payload,
     )
+
+
+def _run_at(events: Sequence[NewEvent], begin: int) -> Sequence[NewEvent]:
+    """The pieces of one turn that stand there, one after the other; no more than are needed to make each cheap."""
+    turn_id, end = events[begin].turn_id, begin + 1
+    while end < len(events) and events[end].type is EventType.ITEM_DELTA and events[end].turn_id == turn_id:
+        end += 1
+    return events[begin:end]
 
 
 def _id(text: str | None) -> bytes:

@@ -51,7 +51,21 @@ class Intake:
         read = generation.read_lines()
         for _ in range(spool.oversize - oversize):
             self._unreadable(jsonrpc.Unreadable("", "a line too long to be read was skipped"), transaction)
+        whose: tuple[str, str] | None = None
+        run: list[e.ItemDelta] = []
+        # A terminal is told the line itself, so each is looked at by itself then.
+        piece = _no_piece if self._loop.attached.terminals else translate.piece
         for line in read:
+            found = piece(line)
+            if found is not None:
+                thread_id, codex_turn_id, told = found
+                if (thread_id, codex_turn_id) != whose:
+                    self._grew(whose, run, generation, transaction)
+                    whose, run = (thread_id, codex_turn_id), []
+                run.append(told)
+                continue
+            self._grew(whose, run, generation, transaction)
+            whose, run = None, []
             message = jsonrpc.decode(line)
             if isinstance(message, jsonrpc.Unreadable):
                 self._unreadable(message, transaction)
@@ -68,8 +82,21 @@ class Intake:
             self._take(come, generation, transaction)
             if message.method is msgspec.UNSET and isinstance(message.id, str):
                 generation.answered(transaction, message.id)
+        self._grew(whose, run, generation, transaction)
         if spool.offset > offset:
             generation.advance(transaction)
+
+    def _grew(
+        self,
+        whose: tuple[str, str] | None,
+        pieces: list[e.ItemDelta],
+        generation: Generation,
+        transaction: Transaction,
+    ) -> None:
+        if whose is not None:
+            thread_id, codex_turn_id = whose
+            come = translate.ForSession(thread_id, i.ItemGrew(codex_turn_id, tuple(pieces)))
+            self._take(come, generation, transaction)
 
     def _take(self, come: translate.Incoming, generation: Generation, transaction: Transaction) -> None:
         match come:
@@ -190,3 +217,7 @@ class Intake:
         params = msgspec.Raw(msgspec.json.encode({"sample": line.sample, "why": line.why}))
         payload = e.Notification(method="unreadable", params=params)
         transaction.events.append(NewEvent(EventType.CODEX_WARNING, None, None, payload))
+
+
+def _no_piece(_: bytes) -> translate.Piece | None:
+    return None

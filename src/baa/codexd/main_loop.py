@@ -323,6 +323,10 @@ class MainLoop:
             self.sessions.remember(done.session, transaction)
         if self.attached.terminals:
             self.attached.stepped(session, done, transaction)
+        if type(given) is i.ItemGrew and done.events:
+            transaction.events += done.events
+            self.timers.heard(done.events[0].turn_id or "")
+            return
         for event in done.events:
             transaction.events.append(event)
             if event.type in _OVER:

@@ -10,7 +10,7 @@ was told is read back from the log, what was not is in `held`, closed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -43,6 +43,9 @@ Told = TypeVar("Told")
 
 Key = tuple[str, str, str]
 """A text that comes in pieces: of which turn, which item, and which of its streams."""
+
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class Private(Struct, frozen=True):
@@ -106,16 +109,24 @@ class Redacting:
 
     # --- events
 
-    def delta(self, event: NewEvent) -> NewEvent:
-        """A piece of an item, as far as it may be told; it may be empty."""
-        payload = event.payload
-        assert isinstance(payload, e.ItemDelta)
-        assert event.turn_id is not None
-        key = (event.turn_id, payload.item_id, payload.stream)
-        told, self._changed[key] = self._redactor.piece(self._tail(key), payload.delta)
-        if told == payload.delta:
-            return event
-        return msgspec.structs.replace(event, payload=msgspec.structs.replace(payload, delta=told))
+    def deltas(self, run: Sequence[NewEvent]) -> list[bytes]:
+        """The JSON of pieces of one turn, one after the other, as far as they may be told; each text may be empty."""
+        turn_id = run[0].turn_id
+        assert turn_id is not None
+        pieces = [event.payload for event in run if isinstance(event.payload, e.ItemDelta)]
+        item_id, stream = pieces[0].item_id, pieces[0].stream
+        said = [piece.delta for piece in pieces if piece.item_id == item_id and piece.stream == stream]
+        key = (turn_id, item_id, stream)
+        plain = self._redactor.plain(self._tail(key), "".join(said)) if len(said) == len(pieces) else None
+        if plain is None:
+            return [_encode(self._delta(turn_id, piece)) for piece in pieces]
+        self._changed[key] = plain
+        return [_encode(piece) for piece in pieces]
+
+    def _delta(self, turn_id: str, piece: e.ItemDelta) -> e.ItemDelta:
+        key = (turn_id, piece.item_id, piece.stream)
+        told, self._changed[key] = self._redactor.piece(self._tail(key), piece.delta)
+        return piece if told == piece.delta else msgspec.structs.replace(piece, delta=told)
 
     def before(self, event: NewEvent) -> Iterator[NewEvent]:
         """What is to be told before this event: what was held back of the texts that end with it."""
@@ -135,14 +146,14 @@ class Redacting:
         """The payload's JSON without secrets; what will be needed as it is, is closed and put beside."""
         if event.type in TURN_ENDS or event.type is EventType.SESSION_CLOSED or event.type in ASKED_ENDS:
             self._forget(event)
-        encoded = msgspec.json.encode(payload)
+        encoded = _encode(payload)
         if event.type is EventType.ITEM_DELTA or not self._redactor.suspects(encoded):
             return encoded
         told: Payload = self._redactor.value(payload, KEPT)
         if told is payload:
             return encoded
         self._keep(event, payload)
-        return msgspec.json.encode(told)
+        return _encode(told)
 
     def statement(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """The values of a statement; those that may hold a secret are closed if they do."""

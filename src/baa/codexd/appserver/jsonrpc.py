@@ -24,6 +24,9 @@ limit of its own, and a line that only some of them can read must not get there.
 
 YEAR_10000_MS: Final = 253_402_300_800_000
 
+EmittedAt = Annotated[int, Meta(ge=0, lt=YEAR_10000_MS)] | None
+"""When the child says that it wrote a message, in milliseconds since 1970."""
+
 
 class Envelope(Struct, frozen=True):
     """A message of the child, not looked into. A request has `id` and `method`, an answer only `id`."""
@@ -33,7 +36,7 @@ class Envelope(Struct, frozen=True):
     params: Raw | UnsetType = UNSET
     result: Raw | UnsetType = UNSET
     error: dict[str, Any] | UnsetType = UNSET
-    emitted_at_ms: Annotated[int, Meta(ge=0, lt=YEAR_10000_MS)] | None = msgspec.field(default=None, name="emittedAtMs")
+    emitted_at_ms: EmittedAt = msgspec.field(default=None, name="emittedAtMs")
 
 
 class Unreadable(Struct, frozen=True):

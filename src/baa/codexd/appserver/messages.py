@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Final, dataclass_transform
 
-from msgspec import Raw, Struct, field
+from msgspec import UNSET, Raw, Struct, UnsetType, field
+
+from baa.codexd.appserver.jsonrpc import EmittedAt
 
 RUNNING: Final = "inProgress"
 """The status of a turn that has not ended."""
@@ -66,6 +68,14 @@ class DeltaMessage(Message):
     turn_id: str
     item_id: str
     delta: str
+
+
+class DeltaLine(Message):
+    """The whole line of one, whose method is known."""
+
+    params: DeltaMessage
+    emitted_at_ms: EmittedAt = None
+    id: str | int | UnsetType = UNSET
 
 
 class UpdateMessage(Message):

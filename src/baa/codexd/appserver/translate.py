@@ -7,12 +7,12 @@ id alone, also when the codexd that asked is dead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from baa.api.events import EventType
+from baa.api.events import EventType, ItemDelta
 from baa.api.interactions import InteractionKind
 from baa.clock import rfc3339
 from baa.codexd.appserver import jsonrpc
@@ -152,6 +152,10 @@ STREAMS: Final = {
     "item/reasoning/summaryTextDelta": "summary",
 }
 
+_METHOD: Final = b'{"method":"'
+_METHOD_AT: Final = len(_METHOD)
+_STREAM_OF: Final = {method.encode(): stream for method, stream in STREAMS.items()}
+
 WARNINGS: Final = frozenset({"error", "warning", "configWarning", "deprecationNotice", "guardianWarning"})
 
 ENDS: Final = {
@@ -177,6 +181,7 @@ DECLINED: Final = {
 
 _about: Final = msgspec.json.Decoder(m.About)
 _delta: Final = msgspec.json.Decoder(m.DeltaMessage)
+_delta_line: Final = msgspec.json.Decoder(m.DeltaLine)
 _item: Final = msgspec.json.Decoder(m.ItemMessage)
 _head: Final = msgspec.json.Decoder(m.ItemHead)
 _turn: Final = msgspec.json.Decoder(m.TurnMessage)
@@ -201,7 +206,8 @@ def incoming(message: Envelope, generation: int) -> Incoming:
     stream = STREAMS.get(method)
     if stream is not None:
         delta = _delta.decode(_params(message))
-        return ForSession(delta.thread_id, i.ItemGrew(delta.turn_id, delta.item_id, stream, delta.delta, emitted))
+        piece = ItemDelta(item_id=delta.item_id, stream=stream, delta=delta.delta, emitted_at=emitted)
+        return ForSession(delta.thread_id, i.ItemGrew(delta.turn_id, (piece,)))
     modelled = _MODELLED.get(method)
     if modelled is not None:
         return modelled(message, emitted)
@@ -212,6 +218,34 @@ def incoming(message: Envelope, generation: int) -> Incoming:
     note = i.Noted(type_, method, message.params, emitted, retried_turn_id=retried)
     thread_id = _thread_of(message)
     return ForNobody(note) if thread_id is None else ForSession(thread_id, note)
+
+
+class Piece(NamedTuple):
+    """A piece of an item, and of which thread and which turn of Codex's it is."""
+
+    thread_id: str
+    codex_turn_id: str
+    told: ItemDelta
+
+
+def piece(line: bytes) -> Piece | None:
+    """What `decode` and `incoming` would make of a line that Codex wrote as it writes its pieces; None for all others.
+
+    Nearly every line is one, and each is read once here, instead of by halves.
+    """
+    stream = _STREAM_OF.get(line[_METHOD_AT : line.find(b'"', _METHOD_AT)])
+    if stream is None or not line.startswith(_METHOD):
+        return None
+    try:
+        read = _delta_line.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if read.id is not UNSET:
+        return None
+    said, at_ms = read.params, read.emitted_at_ms
+    emitted = None if at_ms is None else rfc3339(at_ms)
+    told = ItemDelta(item_id=said.item_id, stream=stream, delta=said.delta, emitted_at=emitted)
+    return Piece(said.thread_id, said.turn_id, told)
 
 
 def _params(message: Envelope) -> Raw:

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Raw, Struct, UnsetType
 
-from baa.api.events import EventType, Payload
+from baa.api.events import EventType, ItemDelta, Payload
 from baa.api.interactions import AnswerInteraction, InteractionKind
 from baa.api.sessions import Fork, InputPart, Origin, SessionSettings, TurnRequest
 from baa.codexd.machines.turn import Said, StopWish
@@ -246,13 +246,10 @@ class ItemBegan(Struct, frozen=True):
 
 
 class ItemGrew(Struct, frozen=True):
-    """A piece of an item."""
+    """Pieces of items, as Codex said them one after the other: it says most of what it says in such runs."""
 
     codex_turn_id: str
-    item_id: str
-    stream: str
-    delta: str
-    emitted_at: str | None
+    pieces: tuple[ItemDelta, ...]
 
 
 class ItemFinished(Struct, frozen=True):

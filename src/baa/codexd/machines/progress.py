@@ -313,12 +313,12 @@ def item_began(session: Session, given: i.ItemBegan, child: Child, agent: str | 
 
 
 def item_grew(session: Session, given: i.ItemGrew, child: Child) -> Step:
-    """A piece of an item."""
+    """Pieces of items."""
     running = turn_of(session, given.codex_turn_id)
     if running is None:
         return counted(session, "item_of_no_turn")
-    payload = e.ItemDelta(item_id=given.item_id, stream=given.stream, delta=given.delta, emitted_at=given.emitted_at)
-    return Step(session, (NewEvent(EventType.ITEM_DELTA, session.session_id, running.turn_id, payload),))
+    type_, session_id, turn_id = EventType.ITEM_DELTA, session.session_id, running.turn_id
+    return Step(session, tuple([NewEvent(type_, session_id, turn_id, piece) for piece in given.pieces]))
 
 
 def item_finished(session: Session, given: i.ItemFinished, child: Child, agent: str | None = None) -> Step:
