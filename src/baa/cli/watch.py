@@ -27,6 +27,7 @@ from baa.api.events import Event, EventType
 from baa.api.interactions import AnswerInteraction, InteractionKind
 from baa.api.sessions import Session, SteerTurn
 from baa.cli.plain import plain
+from baa.cli.questions import fields_of
 from baa.cli.watching import SESSIONS_MAX, OpenQuestion, Row, Stream, View
 from baa.client.codexd import Codexd
 from baa.client.discovery import Unreachable
@@ -385,7 +386,7 @@ class Answering(ModalScreen[AnswerInteraction | None]):
         super().__init__()
         self._question = question
         self._choices = question.choices()
-        self._asked = question.asked()
+        self._fields = fields_of(question.kind, question.request)
         self._words: dict[str, str | list[str]] = {}
 
     def compose(self) -> ComposeResult:
@@ -405,7 +406,7 @@ class Answering(ModalScreen[AnswerInteraction | None]):
         """It is decided, but for words that a yes may need."""
         message.stop()
         decision = self._choices[message.option_index][1]
-        if self._question.kind is InteractionKind.USER_INPUT and decision == "accept" and self._asked:
+        if self._question.kind is InteractionKind.USER_INPUT and decision == "accept" and self._fields:
             self._ask_on()
         else:
             _ = self.dismiss(AnswerInteraction(decision=decision))
@@ -413,17 +414,19 @@ class Answering(ModalScreen[AnswerInteraction | None]):
     def on_input_submitted(self, message: Input.Submitted) -> None:
         """One of the answers in words."""
         message.stop()
-        self._words[self._asked[len(self._words)][0]] = message.value
-        if len(self._words) < len(self._asked):
+        self._words[self._fields[len(self._words)].name] = message.value
+        if len(self._words) < len(self._fields):
             self._ask_on()
         else:
             _ = self.dismiss(AnswerInteraction(decision="accept", answers=self._words))
 
     def _ask_on(self) -> None:
         words = self.query_one("#words", Input)
+        field = self._fields[len(self._words)]
         words.display = True
         words.value = ""
-        words.placeholder = self._asked[len(self._words)][1]
+        words.password = field.secret
+        words.placeholder = field.words
         words.focus()
 
     def action_leave(self) -> None:
