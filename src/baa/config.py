@@ -25,7 +25,7 @@ from baa.api.errors import CannotStart
 from baa.api.sessions import ApprovalPolicy, Sandbox
 
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-_NODE_ID: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+NODE_ID: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 CODEXD_API: Final = "http://127.0.0.1:4319"
 CONDUCTOR_API: Final = "http://127.0.0.1:4317"
@@ -389,7 +389,7 @@ def _node_id(given: str) -> str:
     if not given:
         name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().partition(".")[0].lower()).strip("-")[:63].strip("-")
         return name or "node"
-    if not _NODE_ID.fullmatch(given):
+    if not NODE_ID.fullmatch(given):
         raise CannotStart(f"BAA_NODE_ID must be 1 to 63 of a-z, 0-9, dot, dash and underscore, and is {given!r}.")
     return given
 

@@ -6,7 +6,6 @@ missing from it; in the end, what was promised and never seen must stand in UNSE
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -21,8 +20,8 @@ from codex_cli_bin import bundled_codex_path
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from baa.http.limits import MAX_BODY_BYTES
 from baa.scripted import Hold, Run, Say, ScriptedModel, when
+from tests.support.asker import Asker, bounds, refused_at_the_door
 from tests.support.described import Described
 from tests.support.node import Json, Node, within
 
@@ -51,82 +50,20 @@ UNSEEN: Final = {
 }
 
 
-class Asker:
-    """Asks, and holds each answer against the document. `seen` is what there was of what is promised."""
+class Asking(Asker):
+    """Asks a codexd. `node`: its node."""
 
     def __init__(self, node: Node, http: httpx2.AsyncClient, described: Described) -> None:
+        super().__init__(lambda: node.address, node.token, http, described)
         self.node = node
-        self.described = described
-        self.seen: set[tuple[str, int, str]] = set()
-        self._http = http
-
-    async def ask(
-        self,
-        name: str,
-        body: Any = None,
-        *,
-        query: dict[str, str | int] | None = None,
-        headers: dict[str, str] | None = None,
-        **of_path: str,
-    ) -> Json:
-        """One request of an operation; what came, with the HTTP status as `answered`."""
-        method, path, told = self.described.operations[name]
-        for parameter, value in of_path.items():
-            path = path.replace(f"{{{parameter}}}", value)
-        sent = {"authorization": f"Bearer {self.node.token()}", **(headers or {})}
-        content = None
-        if method == "POST":
-            sent.setdefault("content-type", "application/json")
-            content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-        answer = await self._http.request(method, self.node.address + path, params=query, headers=sent, content=content)
-        came = self.took(name, answer)
-        if answer.status_code < 400 and body is not None:
-            schema = told["requestBody"]["content"]["application/json"]["schema"]
-            assert self.described.misfits(schema, body) == []
-        return came
-
-    def took(self, name: str, answer: httpx2.Response) -> Json:
-        media_type = answer.headers["content-type"].partition(";")[0]
-        if media_type != "application/json" or (name == "openapi" and answer.status_code == 200):
-            assert media_type in self.described.operations[name][2]["responses"][str(answer.status_code)]["content"]
-            self.seen.add((name, answer.status_code, media_type))
-            return {"answered": answer.status_code, "text": answer.text}
-        body: Json = answer.json()
-        assert self.described.flaws(name, answer.status_code, dict(answer.headers), body) == []
-        self.seen.add((name, answer.status_code, body["error"]["code"] if not body["ok"] else media_type))
-        return {"answered": answer.status_code, **(body.get("data") or body["error"])}
-
-    async def refused(self, code: str, name: str, body: Any = None, **more: Any) -> Json:
-        """One request that must be refused with this code."""
-        came = await self.ask(name, body, **more)
-        assert came.get("code") == code, (name, came)
-        return came
-
-    async def raw(self, name: str, *fields: str, line: str | None = None) -> None:
-        """A request that no client library sends."""
-        method, path, _ = self.described.operations[name]
-        for parameter, value in UNKNOWN.items():
-            path = path.replace(f"{{{parameter}}}", value)
-        host = self.node.address.removeprefix("http://")
-        head = [line or f"{method} {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {self.node.token()}"]
-        reader, writer = await asyncio.open_connection(*host.rsplit(":", 1))
-        try:
-            writer.write("".join(f"{each}\r\n" for each in [*head, *fields, ""]).encode())
-            came = await within(reader.read())
-        finally:
-            writer.close()
-        start, _, body = came.partition(b"\r\n\r\n")
-        status, *lines = start.decode().split("\r\n")
-        headers = dict(each.lower().split(": ", 1) for each in lines)
-        self.took(name, httpx2.Response(int(status.split()[1]), headers=headers, content=body))
 
 
 @asynccontextmanager
-async def asking(node: Node) -> AsyncIterator[Asker]:
+async def asking(node: Node) -> AsyncIterator[Asking]:
     async with httpx2.AsyncClient(trust_env=False, timeout=90) as http:
         document = await node.get("/openapi.json")
         assert document.headers["content-type"] == "application/json"
-        yield Asker(node, http, Described(document.json()))
+        yield Asking(node, http, Described(document.json()))
 
 
 async def test_every_answer_is_as_described(tmp_path: Path) -> None:
@@ -138,7 +75,7 @@ async def test_every_answer_is_as_described(tmp_path: Path) -> None:
         await node.child()
         async with asking(node) as asker:
             await _about_itself(asker)
-            await _refused_at_the_door(asker)
+            await refused_at_the_door(asker, UNKNOWN, "/v1/codexd/runs")
             await _refused_for_what_it_says(asker)
             await _sessions(asker, tmp_path)
             await _turns(asker, model)
@@ -151,7 +88,7 @@ async def test_every_answer_is_as_described(tmp_path: Path) -> None:
     assert left == set()
 
 
-async def _about_itself(asker: Asker) -> None:
+async def _about_itself(asker: Asking) -> None:
     for name in ("health", "status", "openapi", "metrics"):
         assert (await asker.ask(name))["answered"] == 200
     assert 'codexd_child_state{state="ready"} 1\n' in (await asker.ask("metrics"))["text"]
@@ -164,27 +101,7 @@ async def _about_itself(asker: Asker) -> None:
     await asker.refused("invalid_request", "makeBackup", {"to": str(asker.node.folder / "copy")})
 
 
-async def _refused_at_the_door(asker: Asker) -> None:
-    for name, (method, _, told) in asker.described.operations.items():
-        await asker.refused("wrong_host", name, headers={"host": "example.com"}, **UNKNOWN)
-        await asker.refused("origin_refused", name, headers={"origin": "http://example.com"}, **UNKNOWN)
-        await asker.refused("unsupported_media_type", name, headers={"content-encoding": "gzip"}, **UNKNOWN)
-        await asker.raw(name, line="NO\x00PE")
-        fields = ("Content-Type: application/json", f"Content-Length: {MAX_BODY_BYTES + 1}", "Expect: 100-continue")
-        await asker.raw(name, *fields)
-        if told["security"]:
-            await asker.refused("unauthorized", name, headers={"authorization": "Bearer nope"}, **UNKNOWN)
-        if method == "POST":
-            reading = {"authorization": f"Bearer {asker.node.token('read')}"}
-            await asker.refused("read_only_token", name, headers=reading, **UNKNOWN)
-    unknown = await asker.node.get("/v1/codexd/runs")
-    schema = asker.described.document["components"]["responses"]["UnknownRoute"]["content"]["application/json"][
-        "schema"
-    ]
-    assert (unknown.status_code, asker.described.misfits(schema, unknown.json())) == (404, [])
-
-
-async def _refused_for_what_it_says(asker: Asker) -> None:
+async def _refused_for_what_it_says(asker: Asking) -> None:
     session_id = await _session(asker)
     turn_id = await _ended(asker, session_id, "short")
     there: Json = {**UNKNOWN, "sessionId": session_id, "turnId": turn_id}
@@ -194,7 +111,7 @@ async def _refused_for_what_it_says(asker: Asker) -> None:
             await asker.refused("invalid_request", name, {"nope": 1}, **there)
         for parameter in told.get("parameters", []):
             if parameter["schema"]["type"] == "integer":
-                await _bounds(asker, name, parameter, there)
+                await bounds(asker, name, parameter, there)
         if "/{sessionId}" in path:
             nobody = {"decision": "accept"} if "interaction" in path else None
             await asker.refused("session_not_found", name, nobody, **UNKNOWN)
@@ -202,43 +119,34 @@ async def _refused_for_what_it_says(asker: Asker) -> None:
         await asker.refused("invalid_request", name, query={"nope": 1}, **there)
 
 
-async def _bounds(asker: Asker, name: str, parameter: Json, there: Json) -> None:
-    """The bounds of a parameter are taken, and what lies just past them is not."""
-    low, high = parameter["schema"]["minimum"], parameter["schema"]["maximum"]
-    for value in (low, high):
-        assert (await asker.ask(name, query={parameter["name"]: value}, **there))["answered"] == 200
-    for value in (low - 1, high + 1):
-        await asker.refused("invalid_request", name, query={parameter["name"]: value}, **there)
-
-
-async def _session(asker: Asker, **asked: Any) -> str:
+async def _session(asker: Asking, **asked: Any) -> str:
     came = await asker.ask("createSession", {"cwd": str(asker.node.work), **asked})
     assert came["answered"] == 201, came
     session_id: str = came["session"]["sessionId"]
     return session_id
 
 
-async def _turn(asker: Asker, session_id: str, prompt: str, **asked: Any) -> str:
+async def _turn(asker: Asking, session_id: str, prompt: str, **asked: Any) -> str:
     came = await asker.ask("startTurn", {"sessionId": session_id, "prompt": prompt, **asked})
     assert came["answered"] == 202, came
     turn_id: str = came["turn"]["turnId"]
     return turn_id
 
 
-async def _ended(asker: Asker, session_id: str, prompt: str) -> str:
+async def _ended(asker: Asking, session_id: str, prompt: str) -> str:
     turn_id = await _turn(asker, session_id, prompt)
     await _end(asker, turn_id)
     return turn_id
 
 
-async def _end(asker: Asker, turn_id: str) -> Json:
+async def _end(asker: Asking, turn_id: str) -> Json:
     while True:
         turn: Json = (await asker.ask("readTurn", query={"waitMs": 20_000}, turnId=turn_id))["turn"]
         if turn["endedAt"] is not None:
             return turn
 
 
-async def _sessions(asker: Asker, folder: Path) -> None:
+async def _sessions(asker: Asking, folder: Path) -> None:
     settings = {
         "purpose": "a test",
         "model": "scripted",
@@ -274,7 +182,7 @@ async def _sessions(asker: Asker, folder: Path) -> None:
     await asker.refused("session_closed", "attachTerminal", sessionId=session_id)
 
 
-async def _turns(asker: Asker, model: ScriptedModel) -> None:
+async def _turns(asker: Asking, model: ScriptedModel) -> None:
     session_id = await _session(asker)
     body = {"sessionId": session_id, "prompt": "long", "leaseMs": 600_000, "metadata": {"n": "1"}}
     for _ in range(2):
@@ -309,7 +217,7 @@ async def _turns(asker: Asker, model: ScriptedModel) -> None:
     await asker.refused("turn_not_found", "readTurn", **UNKNOWN)
 
 
-async def _interactions(asker: Asker) -> None:
+async def _interactions(asker: Asking) -> None:
     session_id = await _session(asker, approvalPolicy="on-request", sandbox="workspace-write")
     for name, of_path in (("answerInTurn", "turnId"), ("answerInSession", "sessionId")):
         turn_id = await _turn(asker, session_id, "ask")
@@ -331,7 +239,7 @@ async def _interactions(asker: Asker) -> None:
     await asker.refused("turn_not_found", "answerInTurn", {"decision": "accept"}, **UNKNOWN)
 
 
-async def _events(asker: Asker) -> None:
+async def _events(asker: Asking) -> None:
     page = await asker.ask("events", query={"after": "0", "limit": 1000})
     assert page["events"]
     epoch = page["next"].partition(":")[0]
@@ -341,7 +249,7 @@ async def _events(asker: Asker) -> None:
     assert {event["type"] for event in filtered["events"]} == {"turn.queued", "turn.completed"}
 
 
-async def _streams(asker: Asker) -> None:
+async def _streams(asker: Asking) -> None:
     """Frames are as described, and so is what is wrong before the upgrade."""
     path = asker.node.address.replace("http", "ws") + "/v1/codexd/events"
     headers = {"authorization": f"Bearer {asker.node.token()}"}
@@ -392,7 +300,7 @@ async def _draining(folder: Path) -> set[tuple[str, int, str]]:
         return asker.seen
 
 
-async def _stopping(asker: Asker, after: str) -> bool:
+async def _stopping(asker: Asking, after: str) -> bool:
     page = await asker.ask("events", query={"after": after, "types": "daemon.stopping", "waitMs": 5_000})
     return bool(page["events"])
 

@@ -1,9 +1,10 @@
-"""Bad input, by the thousand, to a real codexd: how much was tried, and that nothing of it made a server fail.
+"""Bad input, by the thousand, to a real codexd and conductor: how much was tried, and that no server failed of it.
 
     python -m tests.proof.inputs --examples 1000 --seed 7 --json
 
-Schemathesis tries every operation that `/openapi.json` describes, on a node with sessions that are idle, busy, asking
-and closed. Codex is the real one, and must not die of it. Exit code 1 if a figure does not hold.
+Schemathesis tries every operation that `/openapi.json` describes: codexd's, on a node with sessions that are idle,
+busy, asking and closed, whose Codex is the real one and must not die of it; and the conductor's, with tasks that wait,
+failed and were canceled. Exit code 1 if a figure does not hold.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from baa.api.tasks import SubmitTask, TaskState
+from baa.client.conductor import Conductor
+from baa.config import load
 from baa.scripted import Hold, Run, Say, ScriptedModel, when
 from tests.proof.figures import Figure, told
 from tests.support.fuzz import Fuzzed, fuzz, operations
 from tests.support.node import Json, Node, within
+from tests.support.programs import Program
 
 SCENARIOS: Final = (
     when("wait here", (Say("I am "), Hold("here"), Say("done."))),
@@ -124,7 +129,51 @@ async def outcome(folder: Path, *, seed: int, examples: int, short: bool = False
         found.fuzzed.leaks += ["a token stands in the log of codexd" for token in tokens if token in node.log]
         assert await node.stop() == 0  # maybe a hand-over was announced: the next one takes what it left
         await node.start()
+    await fuzz_the_queue(found, folder / "queue", seed=seed, examples=examples)
     return found
+
+
+@asynccontextmanager
+async def queue(home: Path) -> AsyncIterator[tuple[Program, dict[str, list[str]]]]:
+    """A conductor that runs nothing itself, a node that is gone, and tasks in every state but those of a worker."""
+    async with Program("conductor", home, BAA_WORKER_EMBEDDED="false") as program:
+        found = load(environ=program.environment)
+        async with Program("worker-runner", home) as worker, Conductor(found) as conductor:
+            while not await conductor.nodes():
+                await conductor.event_page(wait_ms=50)
+            await worker.kill()
+            canceled = await conductor.submit(SubmitTask(prompt="Do it.", cwd="/w"))
+            tasks = [canceled.task_id]
+            if canceled.state is TaskState.QUEUED:
+                await conductor.cancel(canceled.task_id)
+            for _ in range(2):
+                wish = SubmitTask(prompt="Do it.", cwd="/w", depends_on=[canceled.task_id])
+                tasks.append((await conductor.submit(wish)).task_id)  # fails, for what it waits for was canceled
+                tasks.append((await conductor.submit(SubmitTask(prompt="Do it.", cwd="/w", node="no"))).task_id)
+        yield program, {"path.taskId": tasks, "query.taskId": tasks, "path.nodeId": ["here"]}
+
+
+async def fuzz_the_queue(found: Outcome, folder: Path, *, seed: int, examples: int) -> None:
+    """Every operation of a conductor tried; it lives to the end and goes down in good order."""
+    async with queue(folder / "baa") as (program, known):
+        document: Json = (await program.ask("GET", "/openapi.json", token=program.token())).json()
+        tokens = (program.token("drive"), program.token("read"))
+        await asyncio.to_thread(
+            fuzz,
+            found.fuzzed,
+            program.address,
+            document,
+            tokens[0],
+            seed=seed,
+            examples=examples,
+            names=operations(document),
+            known=known,
+            folder=folder / "copies",
+            secrets=tokens,
+        )
+        found.crashes += [line for line in program.log.splitlines() if '"level":"error"' in line or "Traceback" in line]
+        found.fuzzed.leaks += ["a token stands in the log of the conductor" for token in tokens if token in program.log]
+        assert (await program.stop())[0] == 0
 
 
 def _crashes(status: Json, daemon_id: str, *, asked: bool) -> Iterator[str]:

@@ -48,7 +48,7 @@ def tables() -> dict[Program, RouteTable]:
     nobody: Any = _Nobody()
     return {
         "codexd": codexd_http.application(nobody, nobody, nobody, EVENTS, {})[1],
-        "conductor": conductor_http.application(nobody, Keyring({}))[1],
+        "conductor": conductor_http.application(nobody, Keyring({}), {})[1],
         "status-api": status_http.application(nobody, lambda: True)[1],
     }
 

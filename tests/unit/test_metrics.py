@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from baa.api.status import ChildState, ChildStatus, CodexStatus, Counts, DaemonState, DaemonStatus, LogStatus, Status
-from baa.codexd.metrics import metrics, text
+from baa.codexd.metrics import metrics
+from baa.http.prometheus import text
 
 STATUS = Status(
     daemon=DaemonStatus(daemon_id="dmn", pid=1, version="1.2", started_at="", state=DaemonState.RUNNING, address=""),

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from baa.api.conductor import Check, Node, NodeState, Readiness, Role, RoleName
+from baa.api.conductor import Checked, Node, NodeState, Readiness, Role, RoleName
 from baa.api.overview import Overview
 from baa.api.status import (
     ChildState,
@@ -54,7 +54,7 @@ def node(state: NodeState) -> Node:
     )
 
 
-READY = Readiness(status="ready", engine=Check(ok=True, message=SECRET), codexd=Check(ok=True, message=SECRET))
+READY = Readiness(status="ready", engine=Checked(ok=True, message=SECRET), codexd=Checked(ok=True, message=SECRET))
 NODES = [node(NodeState.ACTIVE), node(NodeState.ACTIVE), node(NodeState.GONE)]
 CODEXD = Heard(at=THEN, codexd=FromCodexd(status=STATUS), problem=None)
 CONDUCTOR = Heard(at=THEN, conductor=FromConductor(role=ROLE, readiness=READY, nodes=NODES), problem=None)

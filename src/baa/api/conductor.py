@@ -28,7 +28,7 @@ class Role(Struct, rename="camel", kw_only=True, frozen=True):
     version: str
 
 
-class Check(Struct, rename="camel", kw_only=True, frozen=True):
+class Checked(Struct, rename="camel", kw_only=True, frozen=True):
     """One of the things that must hold; `message` says what was seen, and what to do if it does not."""
 
     ok: bool
@@ -39,8 +39,8 @@ class Readiness(Struct, rename="camel", kw_only=True, frozen=True):
     """The answer of `/readyz`: the engine was written and read back, and codexd is ready to run a turn."""
 
     status: str
-    engine: Check
-    codexd: Check
+    engine: Checked
+    codexd: Checked
 
 
 class NodeState(StrEnum):

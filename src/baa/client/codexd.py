@@ -16,8 +16,6 @@ import secrets
 from collections.abc import Iterable
 from typing import Any, Final, Literal
 
-import msgspec
-
 from baa import config as configuration
 from baa.api.answers import (
     AcceptedTurn,
@@ -81,15 +79,6 @@ class Codexd(Peer):
     async def status(self) -> Status:
         """States, counts and versions; no content."""
         return await self._get(STATUS, Status)
-
-    async def openapi(self) -> dict[str, Any]:
-        """The description of all that codexd can be asked (OpenAPI 3.1)."""
-        found: dict[str, Any] = msgspec.json.decode((await self._send("GET", "/openapi.json", repeatable=True)).body)
-        return found
-
-    async def metrics(self) -> str:
-        """Figures, as Prometheus reads them."""
-        return (await self._send("GET", "/metrics", repeatable=True)).body.decode()
 
     async def handover(self, expires_in_ms: int = 60_000) -> Handover:
         """For this time, SIGTERM leaves running turns to the next codexd."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -45,6 +45,15 @@ class Peer:
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._connections.close()
+
+    async def openapi(self) -> dict[str, Any]:
+        """The description of all that the program can be asked (OpenAPI 3.1)."""
+        found: dict[str, Any] = msgspec.json.decode((await self._send("GET", "/openapi.json", repeatable=True)).body)
+        return found
+
+    async def metrics(self) -> str:
+        """Figures, as Prometheus reads them."""
+        return (await self._send("GET", "/metrics", repeatable=True)).body.decode()
 
     async def _get(
         self, path: str, type_: type[T], *, query: Mapping[str, object] | None = None, wait_s: float = 0

@@ -172,6 +172,8 @@ class Conductor(Blocking[conductors.Conductor]):
         super().__init__(conductors.Conductor(config, scope=scope, patience_s=patience_s))
 
     health = method(conductors.Conductor.health)
+    openapi = method(conductors.Conductor.openapi)
+    metrics = method(conductors.Conductor.metrics)
     ready = method(conductors.Conductor.ready)
     role = method(conductors.Conductor.role)
     submit = method(conductors.Conductor.submit)

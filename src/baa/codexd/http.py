@@ -25,7 +25,7 @@ from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.policy import Policy
 from baa.codexd.status import Daemon, without_paths
 from baa.codexd.subscriptions import come_back, read_on, wanted
-from baa.http import envelope
+from baa.http import envelope, prometheus
 from baa.http.guard import TRUSTED
 from baa.http.limits import App, Receive, Scope, Send
 from baa.http.request import PAGE, PAGE_MAX, WAIT_MAX_MS, Asked, answer, integer, optional_body, query_of
@@ -128,7 +128,7 @@ def _described(daemon: Daemon, events_path: str, refused: Mapping[str, int]) -> 
         told = metrics.metrics(
             daemon.status(), waiting=loop.waiting, waits=waits, counted=loop.counted, refused=refused
         )
-        return Response(metrics.text(told).encode(), media_type=metrics.MEDIA_TYPE)
+        return Response(prometheus.text(told).encode(), media_type=prometheus.MEDIA_TYPE)
 
     return [describe, measure]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -47,6 +48,7 @@ class Conductor:
     leader: Leader
     clock: Clock
     events: Events
+    patience: Patience
 
     def healthy(self) -> bool:
         """Whether the leader's loop, which writes to the engine, moved of late."""
@@ -67,11 +69,12 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
         leader = Leader(engine, holder=conductor_id, node_id=config.node_id, clock=clock)
         dispatch = Dispatch(engine, leader, carrier, clock, node_ttl_ms=config.node_ttl_ms)
         patience = Patience()
-        conductor = Conductor(config, conductor_id, engine, leader, clock, Events(engine, patience))
-        app, routes = http.application(conductor, tokens)
+        conductor = Conductor(config, conductor_id, engine, leader, clock, Events(engine, patience), patience)
+        refused: Counter[str] = Counter()
+        app, routes = http.application(conductor, tokens, refused)
         hosts = loopback_hosts(sock.getsockname()[1]) | set(config.allowed_hosts)
-        guard = Guard(app, program="conductor", allowed_hosts=hosts, routes=routes, tokens=tokens)
-        server = serve.HttpServer(guard, sock, refused=guard.refused)
+        guard = Guard(app, program="conductor", allowed_hosts=hosts, routes=routes, tokens=tokens, refused=refused)
+        server = serve.HttpServer(guard, sock, refused=refused)
         address = serve.base_url(sock)
         await leader.try_once()  # so that the first answer of /rolez is a true one
         async with asyncio.TaskGroup() as tasks:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
@@ -11,15 +13,15 @@ import structlog
 from litestar import Litestar, Response, get
 from litestar.exceptions import HTTPException
 
-from baa.api.conductor import Check, Readiness
+from baa.api.conductor import Checked, Readiness
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
 from baa.api.status import ChildState, Status
 from baa.client.discovery import address_of
-from baa.conductor import http_events, http_system, http_tasks
-from baa.conductor.asking import TOO_LONG, engine_away
+from baa.conductor import http_events, http_system, http_tasks, metrics, openapi
+from baa.conductor.asking import TOO_LONG, engine_away, soon
 from baa.conductor.passthrough import Passthrough
-from baa.engine.store import EngineFailed
-from baa.http import envelope
+from baa.engine.store import Counts, EngineFailed
+from baa.http import envelope, prometheus
 from baa.http.keyring import Keyring
 from baa.http.limits import App, Receive, Scope, Send
 from baa.http.request import Asked, answer
@@ -41,11 +43,15 @@ class _StatusAnswer(msgspec.Struct):
     data: Status
 
 
-def application(conductor: Conductor, tokens: Keyring) -> tuple[App, RouteTable]:
-    """The ASGI application of the conductor, and its routes for the guard. `tokens`: the node's."""
+def application(conductor: Conductor, tokens: Keyring, refused: Mapping[str, int]) -> tuple[App, RouteTable]:
+    """The ASGI application of the conductor, and its routes for the guard.
+
+    `tokens`: the node's. `refused`: what was refused before it, by code.
+    """
     litestar = Litestar(
         route_handlers=[
             *_about_itself(conductor),
+            *_described(conductor, refused),
             *http_tasks.routes(conductor),
             *http_system.routes(conductor),
             *http_events.routes(conductor),
@@ -106,33 +112,57 @@ def _about_itself(conductor: Conductor) -> list[Any]:
     return [healthz, readyz, rolez]
 
 
-async def _check_engine(conductor: Conductor) -> Check:
+def _described(conductor: Conductor, refused: Mapping[str, int]) -> list[Any]:
+    document = msgspec.json.encode(openapi.document())
+
+    @get("/openapi.json", opt={OPT: "read"})
+    async def describe() -> Response[bytes]:
+        return Response(document, media_type="application/json")
+
+    @get("/metrics", opt={OPT: "read"})
+    async def measure() -> Response[bytes]:
+        counts: Counts | None = None
+        with suppress(EngineFailed, TimeoutError):  # what is known without it is told all the same
+            counts = await soon(conductor.engine.counts())
+        told = metrics.metrics(
+            conductor.leader.role(),
+            counts,
+            subscribers=conductor.events.count,
+            waits=conductor.patience.count,
+            refused=refused,
+        )
+        return Response(prometheus.text(told).encode(), media_type=prometheus.MEDIA_TYPE)
+
+    return [describe, measure]
+
+
+async def _check_engine(conductor: Conductor) -> Checked:
     try:
         async with asyncio.timeout(READY_S):
             await conductor.engine.probe(conductor.conductor_id)
     except (EngineFailed, TimeoutError) as error:
         why = str(error) or TOO_LONG
         message = f"{conductor.config.engine_place} cannot be written: {why}."
-        return Check(ok=False, message=message)
-    return Check(ok=True, message="The engine was written and read back.")
+        return Checked(ok=False, message=message)
+    return Checked(ok=True, message="The engine was written and read back.")
 
 
-async def _check_codexd(conductor: Conductor) -> Check:
+async def _check_codexd(conductor: Conductor) -> Checked:
     address = address_of(conductor.config, "codexd")
     if address is None:
-        return Check(ok=False, message=f"codexd does not run here. {START_CODEXD}")
+        return Checked(ok=False, message=f"codexd does not run here. {START_CODEXD}")
     try:
         async with asyncio.timeout(READY_S), httpx2.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"{address}/v1/codexd/status")
             child = msgspec.json.decode(answer.content, type=_StatusAnswer).data.child
     except (httpx2.HTTPError, TimeoutError):
-        return Check(ok=False, message=f"codexd does not answer at {address}. {START_CODEXD}")
+        return Checked(ok=False, message=f"codexd does not answer at {address}. {START_CODEXD}")
     except msgspec.DecodeError:
-        return Check(ok=False, message=f"What answers at {address} is not codexd. See `baa node check`.")
+        return Checked(ok=False, message=f"What answers at {address} is not codexd. See `baa node check`.")
     if child.state is not ChildState.READY:
         why = f": {child.problem}" if child.problem else "."
-        return Check(ok=False, message=f"codexd runs, and its child is {child.state}{why}")
-    return Check(ok=True, message=f"codexd is ready with Codex {child.codex_version}.")
+        return Checked(ok=False, message=f"codexd runs, and its child is {child.state}{why}")
+    return Checked(ok=True, message=f"codexd is ready with Codex {child.codex_version}.")
 
 
 def _refused(_: Asked, error: BaaError) -> Response[bytes]:

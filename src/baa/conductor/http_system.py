@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from litestar import Response, get, post
 from litestar.params import FromPath
 
+from baa.api.errors import Code, Rejected
 from baa.api.sessions import NoFields
 from baa.conductor.asking import soon
+from baa.config import NODE_ID
 from baa.http.request import Asked, answer, optional_body, query_of
 from baa.http.routes import OPT
 
@@ -28,6 +30,8 @@ def routes(conductor: Conductor) -> list[Any]:
     @post("/v1/nodes/{node_id:str}/drain", opt={OPT: "drive"})
     async def drain_node(request: Asked, node_id: FromPath[str]) -> Response[bytes]:
         await optional_body(request, NoFields)
+        if not NODE_ID.fullmatch(node_id):
+            raise Rejected(Code.NODE_NOT_FOUND, "There is no such node. `baa node list` names those there are.")
         return answer({"node": await soon(engine.drain(node_id))}, 202)
 
     @get("/v1/system", opt={OPT: "read"})

@@ -15,6 +15,7 @@ from baa.api.errors import Code, Rejected
 from baa.api.sessions import NoFields
 from baa.api.tasks import SubmitTask, TaskState, Workspace
 from baa.conductor.asking import soon
+from baa.config import NODE_ID
 from baa.http import envelope
 from baa.http.request import PAGE, PAGE_MAX, Asked, answer, idempotency_key, integer, optional_body, query_of
 from baa.http.routes import OPT
@@ -102,6 +103,8 @@ def _flaws(asked: SubmitTask) -> Iterable[tuple[str, str]]:
             yield "ref", "`ref` is for a worktree; `inplace` works on what is checked out."
         if not 1 <= len(asked.ref) <= REF_MAX or asked.ref.startswith("-"):
             yield "ref", "`ref` must be a branch, a tag or a commit."
+    if asked.node is not None and not NODE_ID.fullmatch(asked.node):
+        yield "node", "`node` must be the id of a node: `baa node list` names those there are."
     if not asked.prompt.strip():
         yield "prompt", "`prompt` must say something."
     for place, each in enumerate(asked.checks):

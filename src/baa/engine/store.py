@@ -19,8 +19,9 @@ from baa.api.conductor import Node, NodeState
 from baa.api.errors import EX_CONFIG, EX_UNAVAILABLE, CannotStart
 from baa.api.tasks import Attempt, AttemptState, Evidence, QueueEvent, SubmitTask, Task, TaskState
 from baa.clock import Clock, SystemClock
-from baa.engine import attempts, boot, events, leading, leases, nodes, schema, tasks
+from baa.engine import attempts, boot, counts, events, leading, leases, nodes, schema, tasks
 from baa.engine.attempts import Standing
+from baa.engine.counts import Counts
 from baa.engine.database import (
     PATIENCE_MS,
     THREADS,
@@ -39,6 +40,7 @@ from baa.engine.wake import Wake
 
 __all__ = [
     "Beat",
+    "Counts",
     "Engine",
     "EngineFailed",
     "Fenced",
@@ -153,6 +155,10 @@ class Engine:
     async def paused(self) -> bool:
         """Whether the queue is paused."""
         return await self._database.read(tasks.paused)
+
+    async def counts(self) -> Counts:
+        """How the queue stands, in numbers."""
+        return await self._database.read(counts.counts)
 
     # The leader's, each in its term. Raises Fenced when that is over: nothing was written.
 
