@@ -15,7 +15,7 @@ import pytest
 from baa.clock import SystemClock
 from baa.codexd import restore
 from baa.codexd.appserver import jsonrpc
-from baa.codexd.appserver.keeper_link import Exit, Hello, KeeperLink
+from baa.codexd.appserver.keeper_link import Exit, Hello, KeeperLink, Wire
 from baa.codexd.appserver.lines import Line
 from baa.codexd.appserver.spool import Spool
 from baa.codexd.eventlog import EventLog, Transaction
@@ -108,8 +108,8 @@ class Listener:
 
 async def link_to(taken: int) -> tuple[KeeperLink, Listener]:
     theirs, ours = socket.socketpair()
-    reader, writer = await asyncio.open_connection(sock=theirs)
-    return KeeperLink(reader, writer, Hello("running", 8, taken, 0, 7)), Listener(ours)
+    _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=theirs)
+    return KeeperLink(wire, Hello("running", 8, taken, 0, 7)), Listener(ours)
 
 
 # --- lines for the child

@@ -14,7 +14,6 @@ import pytest
 from baa.codexd.appserver.keeper_link import (
     Ended,
     Exit,
-    Grown,
     Hello,
     KeeperGone,
     KeeperLink,
@@ -22,6 +21,7 @@ from baa.codexd.appserver.keeper_link import (
     KeeperRefused,
     Started,
     Taken,
+    Wire,
     Word,
     read_exit,
 )
@@ -160,7 +160,32 @@ async def test_its_words_are_heard_in_their_order_and_new_ones_are_passed_over(f
     ]
     async with keeper(folder, frame(b"h", 1, HELLO), *said):
         link = await KeeperLink.connect(folder, "kpr")
-        assert await words(link) == [Started(8), Grown(), Taken(1), Taken(2), Ended(Exit(keeper_died=False, code=0))]
+        assert await words(link) == [Started(8), Taken(1), Taken(2), Ended(Exit(keeper_died=False, code=0))]
+        await link.close()
+
+
+@pytest.mark.parametrize("size", [1, 5, 13, 1000])
+async def test_rings_are_passed_on_at_once_however_they_arrive_and_wait_for_nobody(size: int) -> None:
+    rings: list[int] = []
+    wire = Wire()
+    wire.rung = lambda: rings.append(at)
+    said = frame(b"r", 10) + frame(b"a", 1) + frame(b"r", 20) + frame(b"r", 30) + frame(b"a", 2)
+    for at in range(0, len(said), size):
+        wire.data_received(said[at : at + size])
+    wire.connection_lost(None)
+    assert [await wire.frame(), await wire.frame()] == [(b"a", 1, b""), (b"a", 2, b"")]
+    assert rings == {1: [12, 38, 51], 5: [10, 35, 50], 13: [0, 26, 39], 1000: [0]}[size]
+    with pytest.raises(KeeperGone):
+        await wire.frame()
+
+
+async def test_who_listens_later_is_rung_for_what_was_said_before(folder: Path) -> None:
+    rung = asyncio.Event()
+    async with keeper(folder, frame(b"h", 1, HELLO), frame(b"r", 10)):
+        link = await KeeperLink.connect(folder, "kpr")
+        assert await words(link) == []
+        link.listen(rung.set)
+        assert rung.is_set()
         await link.close()
 
 

@@ -14,11 +14,13 @@ import asyncio
 import errno
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -38,8 +40,11 @@ from baa.codexd.seal import Seal, seal_of
 from baa.known_secrets import KnownSecrets
 from baa.sqlite import open_reader
 
-COMMIT_INTERVAL_S: Final = 0.002
+COMMIT_INTERVAL_S: Final = 0.004
 """Seconds between the starts of two commits under load: fewer, larger commits are the cheapest speed there is."""
+
+CLOSE_COMMITS: Final = 8
+"""So many commits within two such intervals each are load. A small turn, of some nine, waits for none of them."""
 
 TAIL_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the newest events kept in memory, so that those who read along do not ask the file."""
@@ -127,9 +132,8 @@ class EventLog:
         self.on_events: Callable[[Sequence[Stored]], None] = lambda _: None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
-        self._given: deque[Transaction] = deque()
-        self._wake = threading.Condition()
-        self._closing = False
+        self._given: SimpleQueue[Transaction | None] = SimpleQueue()
+        self._closing = threading.Event()
         self._seq = self.head
         self.stamp = clock.monotonic()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -170,9 +174,7 @@ class EventLog:
         """Give a transaction to the writer. What is in its `done` is called after the commit, in this thread."""
         self._backlog += len(transaction.events)
         self._measure_backlog()
-        with self._wake:
-            self._given.append(transaction)
-            self._wake.notify()
+        self._given.put(transaction)
 
     def change_epoch(self, transaction: Transaction) -> None:
         """From this transaction on it is another log: every cursor given so far is worth nothing."""
@@ -203,34 +205,27 @@ class EventLog:
 
     def close(self) -> None:
         """Commit what was given, and close. Blocks until both are done; what finds no space then is not committed."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._closing.set()
+        self._given.put(None)
         self._thread.join()
         self._connection.close()
 
     # --- the writer's thread
 
     def _run(self) -> None:
-        last_start = 0.0
+        last_start, close = 0.0, 0
         self._look_for_space()
         while True:
             if self._filled:
                 self._look_for_space()
-            with self._wake:
-                if not self._given and not self._closing:
-                    self._wake.wait(0.5)
-                self.stamp = self._clock.monotonic()
-                if not self._given and self._closing:
-                    break
-                due = last_start + COMMIT_INTERVAL_S
-                while self._given and not self._closing and (pause := due - self._clock.monotonic()) > 0:
-                    self._wake.wait(pause)
-                batch, self._given = self._given, deque()
+            batch = self._take(last_start + COMMIT_INTERVAL_S if close >= CLOSE_COMMITS else 0.0)
             if not batch:
+                if self._closing.is_set() and self._given.empty():
+                    break
                 self._mark()
                 continue
-            last_start = self._clock.monotonic()
+            now = self._clock.monotonic()
+            last_start, close = now, close + 1 if now - last_start < 2 * COMMIT_INTERVAL_S else 0
             try:
                 told, stored = self._commit_in_the_end(batch)
             except BaseException as error:  # boundary: log writer. Nothing of this batch is in the log.
@@ -248,6 +243,25 @@ class EventLog:
         self._mark(at_the_end=True)
         self._water.close()
 
+    def _take(self, due: float) -> list[Transaction]:
+        """All that was given, not before `due`; nothing if nothing was for a while, or it closes."""
+        try:
+            given = self._given.get(timeout=0.0 if self._closing.is_set() else 0.5)
+        except Empty:
+            given = None
+        self.stamp = self._clock.monotonic()
+        pause = due - self.stamp
+        if given is not None and pause > 0 and not self._closing.is_set():
+            time.sleep(pause)  # not woken by each that is given meanwhile
+        batch: list[Transaction] = []
+        try:
+            while True:
+                if given is not None:
+                    batch.append(given)
+                given = self._given.get_nowait()
+        except Empty:
+            return batch
+
     def _mark(self, *, at_the_end: bool = False) -> None:
         """Say beside the log how far it has come; not while its end is missing, before that is committed as a fact."""
         now = self._clock.monotonic()
@@ -257,7 +271,7 @@ class EventLog:
         self._water.put(*self._unmarked, both=mark is not None and mark.seq > self._unmarked[0])
         self._unmarked, self._mark_at = None, now + MARK_S
 
-    def _commit_in_the_end(self, batch: deque[Transaction]) -> tuple[list[tuple[Transaction, int]], list[Stored]]:
+    def _commit_in_the_end(self, batch: Sequence[Transaction]) -> tuple[list[tuple[Transaction, int]], list[Stored]]:
         """Commit, however long that takes for want of space: all that is in the batch has been decided."""
         while True:
             try:
@@ -270,11 +284,10 @@ class EventLog:
                 self._tell(self._fill, why)
                 if self._ballast.release(OPENING_BYTES):
                     continue
-                if self._closing:
+                if self._closing.is_set():
                     raise
             self._tell(self.stuck.set)
-            with self._wake:
-                self._wake.wait(SPACE_S)
+            self._closing.wait(SPACE_S)
             self.stamp = self._clock.monotonic()
 
     def _lack(self, error: apsw.Error) -> str | None:
@@ -305,7 +318,7 @@ class EventLog:
         except RuntimeError:  # The loop is closed: there is nobody left to tell.
             return
 
-    def _commit(self, batch: deque[Transaction]) -> tuple[list[tuple[Transaction, int]], list[Stored]]:
+    def _commit(self, batch: Sequence[Transaction]) -> tuple[list[tuple[Transaction, int]], list[Stored]]:
         connection, seq = self._connection, self._seq
         at = rfc3339(self._clock.utc_ms())
         told: list[tuple[Transaction, int]] = []

@@ -129,6 +129,7 @@ class MainLoop:
         self._generation: Generation | None = None
         self._inbox: deque[_Command] = deque()
         self._wake = asyncio.Event()
+        self._rousing: asyncio.TimerHandle | None = None
         self.ingest = Intake(self).ingest
         self.may_open: Callable[[SessionSettings], None] = lambda _: None
         self.on_ready: Callable[[], None] = lambda: None
@@ -217,7 +218,7 @@ class MainLoop:
             self._moved(self.clock.monotonic())
             self._round()
             await self.log.room()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # to all others, also while there is always more
 
     def _moved(self, now: float) -> None:
         """The loop moves. If it did not for a while, what is due waits until all could say what they would."""
@@ -234,13 +235,25 @@ class MainLoop:
         return None if next_in is None else max(next_in, self._held_until - self.clock.monotonic())
 
     async def _idle(self) -> None:
-        try:
-            next_in = self._clocks_in()
-            async with asyncio.timeout(1.0 if next_in is None else min(1.0, next_in)):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        next_in = self._clocks_in()
+        if not self._wake.is_set():
+            self._rouse_in(1.0 if next_in is None else min(1.0, next_in))
+            await self._wake.wait()
         self._wake.clear()
+
+    def _rouse_in(self, seconds: float) -> None:
+        """Wake the loop then, or before: one that is to be roused sooner already is left so. A timer a wait costs."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        if self._rousing is not None:
+            if self._rousing.when() <= due:
+                return
+            self._rousing.cancel()
+        self._rousing = loop.call_at(due, self._rouse)
+
+    def _rouse(self) -> None:
+        self._rousing = None
+        self._wake.set()
 
     def _spool_waits(self) -> bool:
         return self._reading() is not None and self._generation is not None and self._generation.more

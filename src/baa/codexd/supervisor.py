@@ -24,7 +24,6 @@ from baa.codexd.appserver import lines
 from baa.codexd.appserver.keeper_link import (
     Ended,
     Exit,
-    Grown,
     KeeperLink,
     KeeperRefused,
     Started,
@@ -251,6 +250,7 @@ class Supervisor:
                     watch = tasks.create_task(self.watch.run(generation, link.hello.pid), name="watch")
                     replace = tasks.create_task(self._replace_when_idle(), name="replace")
                     insist = tasks.create_task(self._insist(), name="insist")
+                    link.listen(self._loop.wake)
                     async for word in link.words():
                         await self._heard(word, generation)
                         if isinstance(word, Ended):
@@ -274,8 +274,6 @@ class Supervisor:
 
     async def _heard(self, word: Word, generation: Generation) -> None:
         match word:
-            case Grown():
-                self._loop.wake()
             case Taken(number):
                 generation.taken = number
             case Started(pid):

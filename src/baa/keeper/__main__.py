@@ -64,7 +64,7 @@ RETRY_SECONDS = 1.0  # a full disk is freed by people, not in milliseconds
 LAST_SECONDS = 60.0  # for the last writes: a disk that is full for longer stays full
 SWEEP_SECONDS = 2.0  # a fork bomb may outrun the killing: codexd looks for survivors by their marker
 # Codex writes a line a system call, so an eager reader wakes for each: a stream is paced, a small turn is not.
-PACE_SECONDS, PACE_AFTER_READS, PACE_GAP_SECONDS = 0.001, 8, 0.003
+PACE_SECONDS, PACE_AFTER_READS, PACE_GAP_SECONDS = 0.002, 8, 0.004
 WAITING, RUNNING, ENDED, LEFT = "waiting", "running", "ended", "left"
 LADDER = ("closed stdin", "SIGTERM", "SIGKILL")
 

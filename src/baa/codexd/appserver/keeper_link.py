@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -71,26 +71,93 @@ class Taken(Struct, frozen=True):
     number: int
 
 
-class Grown(Struct, frozen=True):
-    """The spool is longer than it was."""
-
-
 class Ended(Struct, frozen=True):
     """The child is dead, and all that it wrote is in the spool."""
 
     told: Exit
 
 
-Word = Started | Taken | Grown | Ended
+Word = Started | Taken | Ended
+"""What the keeper says, but for its rings, each time that the spool has grown: they are most of it."""
+
+
+class Wire(asyncio.Protocol):
+    """Frames over the keeper's socket. A ring is passed on at once: no task has to wake for it.
+
+    What waits to be taken is bounded by what a keeper ever says: one ring and one acknowledgement at a time.
+    """
+
+    def __init__(self) -> None:
+        """Made by the connection."""
+        self.rung: Callable[[], None] = lambda: None
+        self.closed = asyncio.Event()
+        self._transport: asyncio.Transport
+        self._read = bytearray()
+        self._frames: deque[tuple[bytes, int, bytes]] = deque()
+        self._news = asyncio.Event()
+        self._gone: str | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The transport's."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """The transport's: whole frames are taken, of a part of one the rest is waited for."""
+        read = self._read
+        read += data
+        rung, at = False, 0
+        while len(read) - at >= _HEAD.size:
+            kind, number, length = _HEAD.unpack_from(read, at)
+            if length > _FRAME_MAX:
+                self._gone = self._gone or f"the keeper sent a frame of {length} bytes"
+                self._transport.close()
+                break
+            begin, end = at + _HEAD.size, at + _HEAD.size + length
+            if end > len(read):
+                break
+            if kind == b"r":
+                rung = True
+            else:
+                self._frames.append((kind, number, bytes(read[begin:end])))
+            at = end
+        del read[:at]
+        if self._frames or self._gone:
+            self._news.set()
+        if rung:
+            self.rung()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """The transport's."""
+        self._gone = self._gone or "the keeper closed the connection"
+        self._news.set()
+        self.closed.set()
+
+    async def frame(self) -> tuple[bytes, int, bytes]:
+        """The next frame that is no ring. Raises KeeperGone behind the last."""
+        while not self._frames:
+            if self._gone is not None:
+                raise KeeperGone(self._gone)
+            self._news.clear()
+            await self._news.wait()
+        return self._frames.popleft()
+
+    def write(self, kind: bytes, number: int, payload: bytes) -> None:
+        """Say something, unless nobody hears it any more."""
+        if not self._transport.is_closing():
+            self._transport.write(_HEAD.pack(kind, number, len(payload)) + payload)
+
+    def close(self) -> None:
+        """Say no more. `closed` is set once all that was said has left, or cannot."""
+        self._transport.close()
 
 
 class KeeperLink:
     """A connection to a keeper that has taken us for its codexd."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hello: Hello) -> None:
+    def __init__(self, wire: Wire, hello: Hello) -> None:
         """Use `connect`."""
-        self._reader = reader
-        self._writer = writer
+        self._wire = wire
         self.hello = hello
 
     @classmethod
@@ -111,32 +178,37 @@ class KeeperLink:
     async def _greet(cls, folder: Path, keeper_id: str, version: int) -> Self | int:
         """The link, or the earlier version that the keeper wants to be spoken to in."""
         try:
-            reader, writer = await _open(folder)
+            wire = await _open(folder)
         except (FileNotFoundError, ConnectionError) as error:  # all else is our own trouble, and no reason to end it
             raise KeeperGone(f"no keeper in {folder.name}: {error}") from error
         try:
             payload = f"keeperId={keeper_id}\npid={os.getpid()}\n".encode()
-            writer.write(_HEAD.pack(b"H", version, len(payload)) + payload)
-            kind, spoken, told = await _frame(reader)
+            wire.write(b"H", version, payload)
+            kind, spoken, told = await wire.frame()
             if kind in (b"h", b"e") and spoken > VERSION:
                 raise KeeperNewer(f"the keeper of {folder.name} speaks version {spoken}, this codexd {VERSION}")
             if kind == b"e" and 0 < spoken < version:
-                writer.close()
+                wire.close()
                 return spoken
             if kind == b"e":
                 raise KeeperRefused(told.decode("utf-8", "replace"))
             if kind != b"h":
                 raise KeeperGone(f"the keeper began with {kind!r} instead of its hello")
-            return cls(reader, writer, _hello(_fields(told)))
+            return cls(wire, _hello(_fields(told)))
         except BaseException:  # boundary: connection. It is closed whatever went wrong, and passed on.
-            writer.close()
+            wire.close()
             raise
+
+    def listen(self, rung: Callable[[], None]) -> None:
+        """Have `rung` called whenever the spool is longer than it was; also now, for what was said before."""
+        self._wire.rung = rung
+        rung()
 
     async def words(self) -> AsyncIterator[Word]:
         """What the keeper says, until it or the connection ends. Raises KeeperRefused."""
         while True:
             try:
-                kind, number, payload = await _frame(self._reader)
+                kind, number, payload = await self._wire.frame()
             except KeeperGone:
                 return
             match kind:
@@ -144,8 +216,6 @@ class KeeperLink:
                     yield Started(int(_fields(payload)["childPid"]))
                 case b"a":
                     yield Taken(number)
-                case b"r":
-                    yield Grown()
                 case b"x":
                     yield Ended(_exit(payload))
                 case b"e":
@@ -175,13 +245,11 @@ class KeeperLink:
 
     async def close(self) -> None:
         """Leave the keeper to itself."""
-        self._writer.close()
-        with suppress(OSError):
-            await self._writer.wait_closed()
+        self._wire.close()
+        await self._wire.closed.wait()
 
     def _say(self, kind: bytes, number: int, payload: bytes = b"") -> None:
-        if not self._writer.is_closing():
-            self._writer.write(_HEAD.pack(kind, number, len(payload)) + payload)
+        self._wire.write(kind, number, payload)
 
 
 def read_exit(folder: Path) -> Exit | None:
@@ -229,16 +297,7 @@ def _hello(fields: dict[str, str]) -> Hello:
     )
 
 
-async def _frame(reader: asyncio.StreamReader) -> tuple[bytes, int, bytes]:
-    try:
-        kind, number, length = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-        if length > _FRAME_MAX:
-            raise KeeperGone(f"the keeper sent a frame of {length} bytes")
-        return kind, number, await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, OSError) as error:
-        raise KeeperGone("the keeper closed the connection") from error
-
-
-async def _open(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _open(folder: Path) -> Wire:
     with reachable(folder / "socket") as address:
-        return await asyncio.open_unix_connection(address)
+        _, wire = await asyncio.get_running_loop().create_unix_connection(Wire, str(address))
+        return wire
