@@ -16,16 +16,19 @@ from tests.support.terminal import Terminal, knock, ticket_of
 
 pytestmark = pytest.mark.timeout(180)
 
+COMPACTION = "CONTEXT CHECKPOINT COMPACTION"
+"""Words of the prompt with which Codex asks its model for a summary."""
 SCENARIOS = (
     when("hello", Say("Hello.")),
     when("held", (Say("Begins."), Hold("held"), Say(" Ends."))),
+    when("half", (Say("Half "), Hold("half"), Say("done."))),
     when("more", Say("More it is.")),
+    when(COMPACTION, (Say("We said "), Hold("summary"), Say("hello."))),
     *(
         when(name, Run(f"touch {name}.txt", sandbox_permissions="require_escalated"), Say("Tried."))
         for name in ("yes", "no", "elsewhere", "late", "amended")
     ),
 )
-WAIVED = ("thread/shellCommand", "thread/compact/start")
 FORBIDDEN = (
     "command/exec",
     "fs/readFile",
@@ -123,12 +126,10 @@ async def test_what_the_ui_does_not_need_it_does_not_get(house: House) -> None:
         for method in FORBIDDEN:
             told = await terminal.refused(method, threadId=terminal.thread_id, command="touch forbidden.txt")
             assert told == f"{method} is not available in a session of codexd's (baa attach)."
-        for number, method in enumerate(WAIVED, 1):  # of an error the UI would end
-            assert (
-                await terminal.asks(method, threadId=terminal.thread_id, command="touch forbidden.txt", name="x") == {}
-            )
-            ended = (await terminal.told("turn/completed", number))["params"]["turn"]
-            assert (ended["status"], method in ended["error"]["message"]) == ("failed", True)
+        shell = "thread/shellCommand"  # of an error the UI would end
+        assert await terminal.asks(shell, threadId=terminal.thread_id, command="touch forbidden.txt") == {}
+        ended = (await terminal.told("turn/completed"))["params"]["turn"]
+        assert (ended["status"], shell in ended["error"]["message"]) == ("failed", True)
         assert await terminal.asks("thread/name/set", threadId=terminal.thread_id, name="x") == {}
         assert "thread/name/set" in (await terminal.told("warning"))["params"]["message"]
         assert [turn["prompt"] for turn in await turns_of(node, session_id)] == ["hello"]
@@ -217,6 +218,43 @@ async def test_a_typed_turn_is_in_the_ledger_and_streams_to_where_it_was_typed(h
             expectedTurnId=begun["id"],
         )
     assert (await node.end_of_turn(turn["turnId"]))["status"] == "completed"
+
+
+async def test_a_shorter_history_is_a_turn_in_the_ledger_which_takes_no_input(house: House) -> None:
+    node, model = house
+    session_id = await session_of(node)
+    async with Terminal(await ticket_of(node, session_id)) as terminal:
+        await terminal.types("half")
+        assert await terminal.asks("thread/compact/start", threadId=terminal.thread_id) == {}
+        await terminal.asks("thread/loaded/list")  # whatever was said before this is here
+        assert any("has not ended" in note["params"].get("message", "") for note in terminal.notes)
+        model.release("half")
+        await terminal.told("turn/completed")
+        assert (await last_turn(node, session_id))["status"] == "completed", "Codex would have interrupted it"
+
+        assert await terminal.asks("thread/compact/start", threadId=terminal.thread_id) == {}
+        await model.held("summary")
+        begun = (await terminal.told("turn/started", 2))["params"]["turn"]
+        compact = await node.running_turn((await last_turn(node, session_id))["turnId"])
+        assert (compact["origin"], compact["prompt"], compact["status"]) == ("attached", "/compact", "in_progress")
+        told = await terminal.refused(
+            "turn/steer",
+            threadId=terminal.thread_id,
+            input=[{"type": "text", "text": "more"}],
+            expectedTurnId=begun["id"],
+        )
+        assert told == "cannot steer a compact turn"
+        steer = {"sessionId": session_id, "prompt": "more", "onBusy": "steer"}
+        refused = await node.post("/v1/codexd/turn", steer)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "turn_not_running")
+        queued = await node.post("/v1/codexd/turn", steer | {"onBusy": "enqueue"})
+        assert queued.json()["data"]["turn"]["status"] == "queued"
+        model.release("summary")
+        compact = await node.end_of_turn(compact["turnId"])
+        assert compact["status"] == "completed"
+        assert [(item["kind"], item["status"]) for item in compact["items"]] == [("contextCompaction", "completed")]
+        after = await node.end_of_turn(queued.json()["data"]["turn"]["turnId"])
+        assert (after["status"], after["finalMessage"]) == ("completed", "More it is.")
 
 
 async def test_the_thread_is_opened_for_whoever_looks_and_stays(house: House, tmp_path: Path) -> None:
@@ -316,7 +354,7 @@ async def test_leaving_ends_no_turn_and_asks_for_nothing_more(house: House) -> N
     node, model = house
     session_id = await session_of(node)
     async with Terminal(await ticket_of(node, session_id)) as terminal:
-        await terminal.types("held 2")
+        await terminal.types("half")
     turn = await last_turn(node, session_id)
     model.release("held")
     ended = await within(node.end_of_turn(turn["turnId"]))

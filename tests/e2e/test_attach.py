@@ -21,6 +21,7 @@ SCENARIOS = (
     when("first", Say("Said before anybody looked.")),
     when("typed", Say("Answered to what was typed.")),
     when("again", Say("Answered again.")),
+    when("CHECKPOINT COMPACTION", (Say("We said "), Hold("summary"), Say("little."))),
     when("slow", (Say("Begins."), Hold("slow"), Say(" Ends."))),
     when("ask-a", Run("touch a.txt", sandbox_permissions="require_escalated", justification="May I a?"), Say("Did a.")),
     when("ask-b", Run("touch b.txt", sandbox_permissions="require_escalated", justification="May I b?"), Say("Did b.")),
@@ -116,6 +117,25 @@ async def test_an_interrupt_by_key_ends_the_turn(house: House) -> None:
     assert (ended["status"], ended["reason"]) == ("interrupted", "requested")
 
 
+async def test_compact_shortens_the_history_in_a_turn_and_what_is_typed_meanwhile_waits(house: House) -> None:
+    node, model = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    await node.play(session_id, "first")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before", "Ask Codex")
+        await screen.type("/compact")
+        await screen.press_until("Enter", lambda text: "Compacting context" in text, "a compaction")
+        await model.held("summary")
+        await screen.type("typed")
+        await screen.press("Enter")
+        await screen.shows("submitted at end of turn")
+        model.release("summary")
+        await screen.shows("Context compacted", "Answered to what was typed.")
+    (_, compact, typed) = await turns_of(node, session_id)
+    assert (compact["origin"], compact["prompt"], compact["status"]) == ("attached", "/compact", "completed")
+    assert (typed["origin"], typed["prompt"]) == ("attached", "typed")
+
+
 async def test_it_comes_back_after_codexd_and_after_the_child(house: House) -> None:
     node, model = house
     session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
@@ -145,7 +165,7 @@ async def test_it_comes_back_after_codexd_and_after_the_child(house: House) -> N
         assert (again["origin"], (await node.end_of_turn(again["turnId"]))["status"]) == ("attached", "completed")
 
 
-@pytest.mark.parametrize("command", ["/compact", "/rename other", "/stop", "!touch by-shell.txt"])
+@pytest.mark.parametrize("command", ["/rename other", "/stop", "!touch by-shell.txt"])
 async def test_what_is_not_available_is_told_and_the_ui_goes_on(house: House, command: str) -> None:
     node, _ = house
     session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")

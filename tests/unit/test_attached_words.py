@@ -115,13 +115,21 @@ def test_notes_need_no_doing(message: Any) -> None:
 
 
 def test_what_is_waived_looks_like_a_turn_that_failed_unless_one_runs() -> None:
-    meant = say({"id": 3, "method": "thread/compact/start", "params": {"threadId": "t"}})
+    meant = say({"id": 3, "method": "thread/shellCommand", "params": {"threadId": "t"}})
     assert isinstance(meant, dialect.Waived)
     done, started, ended = map(json.loads, dialect.waived(meant, idle=True))
     assert done == {"id": 3, "result": {}}
     assert (started["method"], ended["params"]["turn"]["status"]) == ("turn/started", "failed")
     done, warning = map(json.loads, dialect.waived(meant, idle=False))
     assert (done["id"], warning["method"]) == (3, "warning")
+
+
+def test_a_turn_that_shortens_the_history_is_asked_for_with_nothing_but_its_thread() -> None:
+    given = {"threadId": "t", "model": "big", "prompt": "mine"}
+    assert say({"id": 3, "method": "thread/compact/start", "params": given}) == dialect.Compact(3, "t")
+    refused = json.loads(dialect.unsteerable(4))
+    assert (refused["id"], refused["error"]["message"]) == (4, "cannot steer a compact turn")
+    assert refused["error"]["data"]["codexErrorInfo"] == {"activeTurnNotSteerable": {"turnKind": "compact"}}
 
 
 def test_a_message_of_the_users_keeps_the_name_that_the_ui_gave_it() -> None:

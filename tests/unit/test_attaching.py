@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from baa.api.answers import Attachment
-from baa.api.errors import Unavailable
+from baa.api.errors import Rejected, Unavailable
 from baa.api.sessions import Sandbox
 from baa.codexd.attached import UNREAD_BYTES, Terminal
 from baa.codexd.attaching import TICKET_S, TICKETS_MAX, Attaching
@@ -175,6 +175,48 @@ async def test_a_turn_that_ends_before_codex_had_it_is_answered_with_that(door: 
     await codexd.commands.interrupt(session[1].turn_id)
     told = await heard(socket)
     assert (told["id"], "turn.interrupted" in told["error"]["message"]) == (2, True)
+    await socket.close()
+
+
+async def compacting(door: Door) -> tuple[ClientConnection, Message]:
+    """A terminal that asked for a shorter history, and the line of it that the child was given."""
+    socket = await door.resumed()
+    await door.codexd.says(of_turn("turn/completed", turn={"id": "codex", "status": "completed"}))
+    assert (await heard(socket))["method"] == "turn/completed"
+    await ask(socket, 2, "thread/compact/start", threadId="thread")
+    while not (lines := [line for line in door.codexd.sent() if line.get("method") == "thread/compact/start"]):
+        await door.codexd.loop.change(lambda _: None)
+    return socket, lines[0]
+
+
+async def test_a_shorter_history_is_a_turn_that_takes_no_input(door: Door) -> None:
+    socket, line = await compacting(door)
+    assert (line["id"].split(":")[1], line["params"]) == ("start", {"threadId": "thread"})
+    await door.codexd.says({"id": line["id"], "result": {}})
+    assert await heard(socket) == {"id": 2, "result": {}}
+    await door.codexd.says({"method": "turn/started", "params": {"threadId": "thread", "turn": {"id": "short"}}})
+    assert (await heard(socket))["method"] == "turn/started"
+    await ask(socket, 3, "turn/steer", threadId="thread", expectedTurnId="short", input=TYPED)
+    assert (await heard(socket))["error"]["message"] == "cannot steer a compact turn"
+    await ask(socket, 4, "turn/start", threadId="thread", input=TYPED)  # a turn of its own, after it
+    while len(turns := door.codexd.loop.sessions.all["ses_a"].turns) < 2:
+        await door.codexd.loop.change(lambda _: None)
+    assert (turns[0].request.compact, turns[1].request.prompt) == (True, "go")
+    with pytest.raises(Rejected, match="takes no input"):
+        await door.codexd.commands.steer(turns[0].turn_id, turns[1].request.parts)
+    await ask(socket, 5, "thread/compact/start", threadId="thread")
+    assert await heard(socket) == {"id": 5, "result": {}}
+    assert "has not ended" in (await heard(socket))["params"]["message"], "a warning: a turn runs already"
+    await socket.close()
+
+
+async def test_a_shorter_history_that_codex_refuses_is_told_as_a_turn_that_fails(door: Door) -> None:
+    socket, line = await compacting(door)
+    await door.codexd.says({"id": line["id"], "error": {"code": -1, "message": "too short"}})
+    assert await heard(socket) == {"id": 2, "result": {}}, "of an error the UI would end"
+    assert (await heard(socket))["method"] == "turn/started"
+    assert "too short" in (await heard(socket))["params"]["turn"]["error"]["message"]
+    assert door.codexd.types()[-1] == "turn.failed"
     await socket.close()
 
 

@@ -32,7 +32,7 @@ DESIGN = [
     "account/read",
     "account/rateLimits/read",
 ]
-UI = ["collaborationMode/list", "configRequirements/read", "skills/list", "thread/goal/get"]
+UI = ["collaborationMode/list", "configRequirements/read", "skills/list", "thread/compact/start", "thread/goal/get"]
 POWERFUL = [
     "thread/shellCommand",
     "command/exec",

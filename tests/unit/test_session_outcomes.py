@@ -315,6 +315,14 @@ def test_an_effort_holds_for_one_turn() -> None:
     assert (third.effort, third.forget_effort) == (None, False)
 
 
+def test_a_turn_that_shortens_the_history_takes_no_effort_away() -> None:
+    script = idle()
+    own, shortening = TurnRequest(prompt="a", effort="high"), TurnRequest(prompt="/compact", compact=True)
+    _, compact, again = (_handed(script, request) for request in (own, shortening, ASKED))
+    assert compact.request is shortening
+    assert again.forget_effort
+
+
 def test_an_effort_that_the_thread_came_with_is_what_a_turn_goes_back_to() -> None:
     script = idle()
     script.session = replace(script.session, effort="low")

@@ -95,6 +95,11 @@ SENT: list[tuple[i.LineEffect, str, dict[str, Any]]] = [
         },
     ),
     (
+        i.HandTurn("trn_a", "thread", TurnRequest(prompt="/compact", compact=True), WRITING, "big", "high"),
+        "thread/compact/start",
+        {"threadId": "thread"},
+    ),
+    (
         i.OpenThread(SESSION, None, FREE, Fork("ses_b", "thread_b", "codex_b")),
         "thread/fork",
         {
@@ -128,6 +133,7 @@ SENT: list[tuple[i.LineEffect, str, dict[str, Any]]] = [
 ]
 
 ALLOWED = {
+    "thread/compact/start",  # for attached terminals only
     *("initialize", "initialized", "thread/start", "thread/resume", "thread/fork", "thread/read", "thread/unsubscribe"),
     *(
         "thread/backgroundTerminals/clean",

@@ -187,7 +187,10 @@ class StartTurn(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True
 
 
 class TurnRequest(Struct, rename="camel", kw_only=True, frozen=True, omit_defaults=True):
-    """What a turn was asked to do; it never changes. `input` is empty where the prompt is all of it."""
+    """What a turn was asked to do; it never changes. `input` is empty where the prompt is all of it.
+
+    `compact`: it gives Codex no input, and shortens the thread's history (`/compact` of an attached terminal).
+    """
 
     prompt: str
     input: tuple[InputPart, ...] = ()
@@ -200,6 +203,7 @@ class TurnRequest(Struct, rename="camel", kw_only=True, frozen=True, omit_defaul
     stall_ms: int | None = None
     lease_ms: int | None = None
     metadata: dict[str, str] = {}
+    compact: bool = False
 
     @property
     def parts(self) -> tuple[InputPart, ...]:

@@ -75,11 +75,15 @@ class Terminal:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request of a terminal that the child was given. `resumes`: with its answer the terminal hears of all."""
+    """A request of a terminal that the child was given. `resumes`: with its answer the terminal hears of all.
+
+    `compacts`: the thread whose history is to be shortened. The UI would end of a refusal.
+    """
 
     terminal: Terminal
     request_id: RequestId
     resumes: bool = False
+    compacts: str | None = None
 
 
 class Attached:
@@ -111,9 +115,11 @@ class Attached:
         """The child's answer to this line is for this terminal."""
         self._looks[line_id] = _Asked(terminal, request_id, resumes)
 
-    def expect_turn(self, turn_id: str, terminal: Terminal, request_id: RequestId) -> None:
+    def expect_turn(
+        self, turn_id: str, terminal: Terminal, request_id: RequestId, *, compacts: str | None = None
+    ) -> None:
         """The child's answer to the start of this turn is for this terminal, or its end if it never starts."""
-        self._turns[turn_id] = _Asked(terminal, request_id)
+        self._turns[turn_id] = _Asked(terminal, request_id, compacts=compacts)
 
     def expect_no_turn(self, turn_id: str) -> None:
         """It was answered otherwise."""
@@ -141,7 +147,12 @@ class Attached:
         asked = self._turns.pop(owner_id, None) if what.startswith("start:") else self._looks.pop(key, None)
         if asked is None:
             return
-        terminal, answer = asked.terminal, dialect.passed_on(asked.request_id, message)
+        terminal = asked.terminal
+        if message.error is not UNSET and asked.compacts is not None:
+            why = f"Codex does not shorten the history: {message.error.get('message', 'it does not say why')}"
+            transaction.done.append(self._refusing(asked, why))
+            return
+        answer = dialect.passed_on(asked.request_id, message)
         transaction.done.append(lambda _: terminal.tell(answer))
         if asked.resumes and message.error is UNSET:
             terminal.resumed = True
@@ -161,7 +172,19 @@ class Attached:
                 asked = self._turns.pop(event.turn_id, None)
                 if asked is not None:
                     why = f"The turn ended before Codex began it ({event.type.value}). baa turn show tells more."
-                    transaction.done.append(_telling(asked.terminal, dialect.refused(asked.request_id, why)))
+                    transaction.done.append(self._refusing(asked, why))
+
+    def _refusing(self, asked: _Asked, why: str) -> Callable[[int], None]:
+        if asked.compacts is None:
+            return _telling(asked.terminal, dialect.refused(asked.request_id, why))
+        waived = dialect.Waived(asked.request_id, asked.compacts, why, awaits=True)
+        return lambda _: self.waive(asked.terminal, waived)
+
+    def waive(self, terminal: Terminal, what: dialect.Waived) -> None:
+        """Tell a terminal that this is not done, and why, in a way that it bears."""
+        session = self._sessions.get(terminal.session_id)
+        for line in dialect.waived(what, idle=session is None or session.running is None):
+            terminal.tell(line)
 
     def child_died(self) -> None:
         """Each terminal comes back by itself, to the next child."""

@@ -27,7 +27,7 @@ from websockets.http11 import Request, Response
 from baa.api import ids
 from baa.api.answers import Attachment
 from baa.api.errors import BaaError, CannotStart, Code, PeerFailed, Rejected, Unavailable
-from baa.api.sessions import OnBusy, Origin, SessionSettings, StartTurn
+from baa.api.sessions import OnBusy, Origin, SessionSettings, StartTurn, TurnRequest
 from baa.clock import Clock, rfc3339
 from baa.codexd.appserver import attached as dialect
 from baa.codexd.appserver import attached_answers
@@ -56,6 +56,9 @@ ASKING_MAX: Final = 32
 
 OPEN_S: Final = 30.0
 """Seconds for Codex to open a stored thread; 0.05 are usual."""
+
+COMPACT: Final = "/compact"
+"""What stands in the ledger as the prompt of a turn that shortens the history."""
 
 LEAVING_S: Final = 1.0
 """Seconds for what a terminal asked just before it left."""
@@ -186,8 +189,7 @@ class Attaching:
             case dialect.Ready(line):
                 terminal.tell(line)
             case dialect.Waived():
-                for line in dialect.waived(meant, idle=self._session(terminal).running is None):
-                    terminal.tell(line)
+                self._loop.attached.waive(terminal, meant)
             case dialect.Nothing():
                 return
             case dialect.Answered(interaction_id, _):
@@ -196,6 +198,10 @@ class Attaching:
                 try:
                     await self._asked(terminal, meant)
                 except BaaError as error:
+                    if isinstance(meant, dialect.Compact):  # an error would end the UI
+                        why = dialect.Waived(meant.request_id, meant.thread_id, error.message, awaits=True)
+                        self._loop.attached.waive(terminal, why)
+                        return
                     code = dialect.OVERLOADED if error.code is Code.OVERLOADED else dialect.INVALID
                     terminal.tell(dialect.refused(meant.request_id, error.message, code))
 
@@ -218,6 +224,10 @@ class Attaching:
                 await self._look(terminal, meant, session)
             case dialect.Begin():
                 await self._begin(terminal, meant, session)
+            case dialect.Compact():
+                await self._compact(terminal, meant, session)
+            case dialect.Steer() if session.running is not None and session.running.request.compact:
+                terminal.tell(dialect.unsteerable(meant.request_id))
             case dialect.Steer():
                 self._must_be_its(session, meant.thread_id)
                 steer_id = ids.new_id("str", self._clock.utc_ms())
@@ -290,10 +300,11 @@ class Attaching:
         if meant.message_id is not None:
             terminal.names[turn_id] = meant.message_id
         running = session.running
+        on_busy = OnBusy.ENQUEUE if running is not None and running.request.compact else OnBusy.STEER
         self._loop.attached.expect_turn(turn_id, terminal, meant.request_id)
         try:
             told = await self._commands.start_turn(
-                session.session_id, turn_id, request, on_busy=OnBusy.STEER, origin=Origin.ATTACHED
+                session.session_id, turn_id, request, on_busy=on_busy, origin=Origin.ATTACHED
             )
         except BaaError:
             self._loop.attached.expect_no_turn(turn_id)
@@ -302,6 +313,20 @@ class Attaching:
             self._loop.attached.expect_no_turn(turn_id)
             codex_turn_id = None if running is None else running.codex_turn_id
             terminal.tell(dialect.done(meant.request_id, dialect.running(codex_turn_id or told.turn_id)))
+
+    async def _compact(self, terminal: Terminal, meant: dialect.Compact, session: Session) -> None:
+        """The history is shortened in a turn like any other, and only while none has not ended."""
+        self._must_be_its(session, meant.thread_id)
+        self._policy.go_on(session.settings, StartTurn(session_id=session.session_id, prompt=COMPACT))
+        turn_id = ids.new_id(ids.TURN, self._clock.utc_ms())
+        self._loop.attached.expect_turn(turn_id, terminal, meant.request_id, compacts=meant.thread_id)
+        try:
+            await self._commands.start_turn(
+                session.session_id, turn_id, TurnRequest(prompt=COMPACT, compact=True), origin=Origin.ATTACHED
+            )
+        except BaaError:
+            self._loop.attached.expect_no_turn(turn_id)
+            raise
 
     async def _answer(self, terminal: Terminal, interaction_id: str, meant: dialect.Answered) -> None:
         """The first answer counts; one that comes too late was told so already."""

@@ -379,6 +379,8 @@ class Commands:
         """Refuse input for a turn that cannot take it, at once."""
         if ending(turn):
             told = "The turn is ending and takes no more input. Start another."
+        elif turn.request.compact:
+            told = "The turn shortens the history (/compact) and takes no input. Wait for its end, or enqueue a turn."
         elif waits(session, turn, self._loop.child):
             told = "The turn waits, so it cannot be steered. Wait for turn.started, or interrupt it and ask anew."
         else:

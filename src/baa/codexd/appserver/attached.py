@@ -15,10 +15,11 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from baa.api.sessions import ApprovalPolicy, InputPart, LocalImage, Sandbox, TextInput
+from baa.codexd.appserver import attached_messages as asked_for
 from baa.codexd.appserver import jsonrpc
 from baa.codexd.appserver import messages as m
 from baa.codexd.appserver.jsonrpc import Envelope
-from baa.codexd.appserver.lines import Line
+from baa.codexd.appserver.lines import COMPACT, Line
 from baa.codexd.appserver.translate import QUESTIONS
 from baa.codexd.machines.interaction import Question
 
@@ -60,7 +61,6 @@ CANNED: Final[dict[str, dict[str, Any]]] = {
 
 WAIVED: Final = {
     "thread/approveGuardianDeniedAction": False,
-    "thread/compact/start": True,
     "thread/memoryMode/set": False,
     "thread/name/set": False,
     "thread/shellCommand": True,
@@ -73,63 +73,11 @@ ABOUT_ACCOUNT: Final = frozenset({"account/rateLimits/updated"})
 OURS_TO_TELL: Final = "serverRequest/resolved"
 """A notification that codexd tells of its own questions, by its own ids."""
 
+UNSTEERABLE: Final = "cannot steer a compact turn"
+"""Codex's words. The UI keeps what was typed until the turn has ended, if it hears why."""
+
 INVALID: Final = -32600
 OVERLOADED: Final = -32001
-
-
-class UserInput(m.Message):
-    """A piece of what was typed."""
-
-    type: str
-    text: str = ""
-    path: str = ""
-
-
-class Mode(m.Message):
-    """The mode of a turn, with the model and the effort that go with it."""
-
-    mode: str = "default"
-    settings: dict[str, Any] | None = None
-
-
-class StartParams(m.Message):
-    """`turn/start`, as far as a turn of ours can say it."""
-
-    thread_id: str
-    input: list[UserInput]
-    client_user_message_id: str | None = None
-    cwd: str | None = None
-    runtime_workspace_roots: list[str] | None = None
-    approval_policy: Any = None
-    approvals_reviewer: str | None = None
-    sandbox_policy: dict[str, Any] | None = None
-    permissions: Any = None
-    model: str | None = None
-    effort: str | None = None
-    collaboration_mode: Mode | None = None
-    output_schema: dict[str, Any] | None = None
-
-
-class SteerParams(m.Message):
-    """`turn/steer`."""
-
-    thread_id: str
-    input: list[UserInput]
-    expected_turn_id: str
-    client_user_message_id: str | None = None
-
-
-class InterruptParams(m.Message):
-    """`turn/interrupt`."""
-
-    thread_id: str
-    turn_id: str
-
-
-class InitializeParams(m.Message):
-    """`initialize`, as far as it matters here."""
-
-    capabilities: dict[str, Any] | None = None
 
 
 # --- what a message of the UI means
@@ -173,6 +121,13 @@ class Interrupt(Struct, frozen=True):
     request_id: RequestId
     thread_id: str
     codex_turn_id: str
+
+
+class Compact(Struct, frozen=True):
+    """The thread's history is to be shortened."""
+
+    request_id: RequestId
+    thread_id: str
 
 
 class Look(Struct, frozen=True):
@@ -223,7 +178,7 @@ class Nothing(Struct, frozen=True):
     """A message that needs no doing."""
 
 
-Meant = Greeting | Begin | Steer | Interrupt | Look | Skills | Loaded | Ready | Waived | Answered | Nothing
+Meant = Greeting | Begin | Steer | Interrupt | Compact | Look | Skills | Loaded | Ready | Waived | Answered | Nothing
 
 
 class _Refusal(Exception):
@@ -276,14 +231,14 @@ def _look(request_id: RequestId, method: str, given: Raw, names: frozenset[str],
 
 
 def _greeting(request_id: RequestId, given: Raw) -> Greeting:
-    capabilities = msgspec.json.decode(given, type=InitializeParams).capabilities or {}
+    capabilities = msgspec.json.decode(given, type=asked_for.InitializeParams).capabilities or {}
     unwanted = capabilities.get("optOutNotificationMethods") or []
     return Greeting(request_id, frozenset(name for name in unwanted if isinstance(name, str)))
 
 
 def _begin(request_id: RequestId, given: Raw) -> Begin:
-    told = msgspec.json.decode(given, type=StartParams)
-    mode = told.collaboration_mode or Mode()
+    told = msgspec.json.decode(given, type=asked_for.StartParams)
+    mode = told.collaboration_mode or asked_for.Mode()
     own = mode.settings or {}
     if mode.mode != "default":
         raise _Refusal(f"The mode {mode.mode!r} is not available in a session of codexd's: a turn could not say it.")
@@ -337,7 +292,7 @@ def _sandbox(policy: dict[str, Any] | None) -> tuple[Sandbox | None, list[str], 
     return sandbox, roots, policy.get("networkAccess", False) is not False
 
 
-def _parts(given: list[UserInput]) -> tuple[InputPart, ...]:
+def _parts(given: list[asked_for.UserInput]) -> tuple[InputPart, ...]:
     parts: list[InputPart] = []
     for each in given:
         match each.type:
@@ -351,14 +306,18 @@ def _parts(given: list[UserInput]) -> tuple[InputPart, ...]:
 
 
 def _steer(request_id: RequestId, given: Raw) -> Steer:
-    told = msgspec.json.decode(given, type=SteerParams)
+    told = msgspec.json.decode(given, type=asked_for.SteerParams)
     message_id = told.client_user_message_id
     return Steer(request_id, told.thread_id, told.expected_turn_id, _parts(told.input), message_id)
 
 
 def _interrupt(request_id: RequestId, given: Raw) -> Interrupt:
-    told = msgspec.json.decode(given, type=InterruptParams)
+    told = msgspec.json.decode(given, type=asked_for.InterruptParams)
     return Interrupt(request_id, told.thread_id, told.turn_id)
+
+
+def _compact(request_id: RequestId, given: Raw) -> Compact:
+    return Compact(request_id, msgspec.json.decode(given, type=asked_for.CompactParams).thread_id)
 
 
 _READERS: Final[dict[str, Callable[[RequestId, Raw], Meant]]] = {
@@ -366,6 +325,7 @@ _READERS: Final[dict[str, Callable[[RequestId, Raw], Meant]]] = {
     "turn/start": _begin,
     "turn/steer": _steer,
     "turn/interrupt": _interrupt,
+    COMPACT: _compact,
     SKILLS: lambda request_id, _: Skills(request_id),
     "thread/loaded/list": lambda request_id, _: Loaded(request_id),
 }
@@ -439,6 +399,13 @@ def running(codex_turn_id: str) -> dict[str, Any]:
 def refused(request_id: RequestId, why: str, code: int = INVALID) -> bytes:
     """No."""
     return jsonrpc.refusal(request_id, code, why)
+
+
+def unsteerable(request_id: RequestId) -> bytes:
+    """No more input for a turn that shortens the history, as Codex itself says it."""
+    info = {"activeTurnNotSteerable": {"turnKind": "compact"}}
+    data = {"message": UNSTEERABLE, "codexErrorInfo": info, "additionalDetails": None}
+    return msgspec.json.encode({"id": request_id, "error": {"code": INVALID, "message": UNSTEERABLE, "data": data}})
 
 
 def passed_on(request_id: RequestId, answer: Envelope) -> bytes:

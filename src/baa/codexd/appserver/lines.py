@@ -21,6 +21,9 @@ OFF: Final = (
 )
 """Settings of the child that keep it from speaking to anybody but its model provider and from changing itself."""
 
+COMPACT: Final = "thread/compact/start"
+"""A turn of its own, in which Codex shortens the thread's history. One that runs it would interrupt."""
+
 HISTORY_TURNS: Final = 20
 """How many of a thread's last turns are asked for: the one in doubt is always among the last."""
 
@@ -159,6 +162,8 @@ def _open_line(effect: i.OpenThread, number: int) -> Line:
 
 def _hand_line(effect: i.HandTurn, number: int) -> Line:
     request, settings = effect.request, effect.settings
+    if request.compact:  # it says nothing of itself: the next turn/started of the thread is it
+        return _request(f"{effect.turn_id}:start", number, COMPACT, {"threadId": effect.thread_id})
     params = {
         "threadId": effect.thread_id,
         "input": _input(request.parts),

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import UNSET
 
-from baa.codexd.appserver import attached
+from baa.codexd.appserver import attached, lines
 from baa.codexd.appserver.jsonrpc import Envelope, Unreadable, decode
 
 OWN: Final = frozenset(
@@ -25,7 +25,7 @@ OWN: Final = frozenset(
 )
 """What codexd itself asks."""
 
-ATTACHED: Final = frozenset({*attached.LOOKS, attached.RESUME, attached.SKILLS})
+ATTACHED: Final = frozenset({*attached.LOOKS, attached.RESUME, attached.SKILLS, lines.COMPACT})
 """What it passes on for Codex's own terminal UI, with the parameters that are named there."""
 
 ALLOWED: Final = OWN | ATTACHED

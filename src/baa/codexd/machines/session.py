@@ -229,7 +229,8 @@ def _hand(session: Session, first: Turn, child: Child) -> Step:
         request.effort or session.effort,
         forget_effort=session.effort_set and request.effort is None and session.effort is None,
     )
-    session = replace(session, effort_set=request.effort is not None)
+    if not request.compact:  # of which Codex learns no effort
+        session = replace(session, effort_set=request.effort is not None)
     effects: tuple[Effect, ...] = (hand,)
     if request.stall_ms is not None:
         effects = (hand, i.SetTimer(first.turn_id, i.TimerKind.STALL, request.stall_ms))
