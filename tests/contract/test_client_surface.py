@@ -146,6 +146,8 @@ async def test_the_conductor_is_asked_too_and_codexd_by_way_of_it(tmp_path: Path
             assert (await conductor.role()).role is RoleName.LEADER
             assert await conductor.nodes() == []
             assert (await conductor.ready()).status == "ready"
+            assert "/v1/tasks" in (await conductor.openapi())["paths"]
+            assert "conductor_leads 1\n" in await conductor.metrics()
         async with Codexd(found, through="conductor") as codexd:
             session = await codexd.create_session(session_in(node))
             started = await codexd.start_turn(StartTurn(session_id=session.session_id, prompt="hello"))
@@ -163,7 +165,7 @@ def test_scripts_have_the_same_methods() -> None:
 
 
 def _public(kind: type) -> set[str]:
-    return {name for name in vars(kind) if not name.startswith("_")}
+    return {name for each in kind.__mro__ for name in vars(each) if not name.startswith("_")}
 
 
 async def test_a_script_runs_a_turn_and_follows_its_events_across_a_kill(tmp_path: Path) -> None:

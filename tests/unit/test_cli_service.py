@@ -80,6 +80,30 @@ def test_services_that_were_named_are_meant_and_no_other(tmp_path: Path) -> None
     assert {step.split(":")[0] for step in steps} == {"would worker-runner", "would codexd", "To undo this"}
 
 
+def test_a_conductor_that_is_installed_follows_worker_runner(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        return
+    units = tmp_path / ".config" / "systemd" / "user"
+    conductor = units / "baa-conductor.service"
+
+    def written(*named: str) -> bool:
+        done = baa(tmp_path, "service", "install", "--dry-run", "--json", *named)
+        steps = json.loads(done.stdout)["steps"]
+        assert (f"conductor: {conductor} is as it should be" in steps) != (
+            f"would conductor: write {conductor}" in steps
+        )
+        return f"would conductor: write {conductor}" in steps
+
+    baa(tmp_path, "service", "render", "--output", str(units))
+    assert not written()
+    assert written("--service", "worker-runner")
+    (units / "baa-worker-runner.service").touch()
+    assert written(), "it is there"
+    baa(tmp_path, "service", "render", "--output", str(units), "--all-services")
+    assert not written()
+    assert "BAA_WORKER_EMBEDDED=false" in conductor.read_text()
+
+
 def test_linger_is_looked_up_in_the_folder_that_is_named(tmp_path: Path) -> None:
     """A stand-in: there is no logind where this is tested."""
     if sys.platform != "linux":

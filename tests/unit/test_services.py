@@ -157,7 +157,22 @@ def test_the_time_for_a_stop_follows_from_the_drain_budget() -> None:
     worker = by_name(BAA_WORKER_DRAIN_MS="90000", BAA_WORKER_EMBEDDED="false")
     assert worker["worker-runner"].stop_seconds == 90 + services.LEAVE_S + services.STOP_S
     assert worker["conductor"].stop_seconds == services.STOP_S, "it runs no tasks"
-    assert by_name()["conductor"].stop_seconds == 30 + services.LEAVE_S + services.STOP_S
+    assert by_name()["conductor"].stop_seconds == services.STOP_S, "worker-runner is there too"
+    (alone,) = described("conductor")
+    assert alone.stop_seconds == 30 + services.LEAVE_S + services.STOP_S
+
+
+def test_one_of_the_two_runs_the_nodes_tasks() -> None:
+    def embedded(*names: str, beside: tuple[str, ...] = (), told: str = "true") -> str:
+        config = meant({"BAA_WORKER_EMBEDDED": told})
+        (conductor, *_) = describe(config, names, python=PYTHON, environ=ENVIRON, beside=beside)
+        return conductor.environment["BAA_WORKER_EMBEDDED"]
+
+    assert embedded(*DEFAULT_SET) == "true"
+    assert embedded(*DEFAULT_SET, told="false") == "false"
+    assert embedded(*SERVICES) == "false"
+    assert embedded("conductor", beside=("conductor", "worker-runner")) == "false"
+    assert embedded("conductor", beside=("conductor", "codexd")) == "true"
 
 
 @pytest.mark.parametrize("service", described(), ids=lambda service: service.name)

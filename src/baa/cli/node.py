@@ -103,7 +103,7 @@ def install(
 
     Example: `baa node install`
     """
-    chosen = Chosen(service, all_services, config, control_api_base)
+    chosen = Chosen(service, all_services, config, control_api_base, follow=True)
     steps: list[str] = []
     does = operator(chosen, as_json=json, dry_run=dry_run, steps=steps)
     needed = prerequisites(chosen)

@@ -61,7 +61,10 @@ class Chosen:
         file: Path | None,
         control_api_base: str | None = None,
         host: Host | None = None,
+        *,
+        follow: bool = False,
     ) -> None:
+        """`follow`: with worker-runner the conductor is meant too, where it is installed."""
         chosen = described.chosen(names, all_services=all_services)
         environ = dict(os.environ)
         if control_api_base:
@@ -69,9 +72,18 @@ class Chosen:
         named = file or (Path(environ["BAA_CONFIG"]) if environ.get("BAA_CONFIG") else None)
         self.config: Config = described.as_service(configuration.load(file, environ))
         self.host = host or this_host()
-        self.services: tuple[Service, ...] = described.describe(
-            self.config, chosen, python=Path(sys.executable), environ=environ, config_file=named
-        )
+
+        def describe(names: tuple[str, ...], beside: tuple[str, ...] = ()) -> tuple[Service, ...]:
+            python = Path(sys.executable)
+            return described.describe(
+                self.config, names, python=python, environ=environ, config_file=named, beside=beside
+            )
+
+        found = describe(described.SERVICES) if host is None else ()  # with a host it is for another machine
+        self.installed = tuple(each.name for each in found if self.host.path(each).exists())
+        if follow and "worker-runner" in chosen and "conductor" in self.installed and "conductor" not in chosen:
+            chosen = (*chosen, "conductor")  # it leaves the tasks to worker-runner
+        self.services: tuple[Service, ...] = describe(chosen, self.installed)
 
 
 def operator(chosen: Chosen, *, as_json: bool, dry_run: bool, steps: list[str]) -> Operator:
@@ -115,11 +127,12 @@ def install(
 ) -> int:
     """Write the services' descriptions, and start them. It may be done again: what is as it should be stays.
 
-    codexd alone needs no shared token. Running turns go on when codexd is restarted by this.
+    Where worker-runner is installed, the conductor runs no tasks itself. codexd alone needs no shared token. Running
+    turns go on when codexd is restarted by this.
 
     Example: `baa service install --service codexd`
     """
-    chosen = Chosen(service, all_services, config, control_api_base)
+    chosen = Chosen(service, all_services, config, control_api_base, follow=True)
     return _operate("install", chosen, as_json=json, dry_run=dry_run)
 
 
@@ -131,7 +144,12 @@ def uninstall(
 
     Example: `baa service uninstall --all-services`
     """
-    return _operate("uninstall", Chosen(service, all_services, config), as_json=json, dry_run=dry_run)
+    chosen = Chosen(service, all_services, config)
+    code = _operate("uninstall", chosen, as_json=json, dry_run=dry_run)
+    left = set(chosen.installed) - {each.name for each in chosen.services}
+    if not json and "worker-runner" in set(chosen.installed) - left and "conductor" in left:
+        print("The conductor left tasks to worker-runner. To let it run them: baa service install --service conductor")
+    return code
 
 
 @app.command

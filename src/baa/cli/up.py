@@ -132,8 +132,15 @@ class Foreground:
         command = [sys.executable, "-P", "-m", MODULES[name], "--log-to-stderr", "--stop-with-stdin"]
         if self._file is not None:
             command += ["--config", str(self._file)]
+        leaves_tasks = name == "conductor" and "worker-runner" in self._names
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, limit=LINE_BYTES
+            *command,
+            env={**os.environ, "BAA_WORKER_EMBEDDED": "false"} if leaves_tasks else None,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
+            limit=LINE_BYTES,
         )
         self._running[name] = process
         if self._stopping.is_set():  # whoever stopped all found nothing to stop yet

@@ -63,7 +63,7 @@ class Codexd(Peer):
     ) -> None:
         """Without `config`: the configuration that `baa` itself has here.
 
-        `through`: asked directly, or by way of this node's conductor, which passes everything on but `health`,
+        `through`: asked directly, or by way of this node's conductor, which passes everything on; its own are `health`,
         `openapi` and `metrics`. `patience_s`: seconds for which it is looked for again, once it was met.
         """
         found = configuration.load() if config is None else config

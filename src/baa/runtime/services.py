@@ -94,11 +94,17 @@ def describe(
     python: Path,
     environ: Mapping[str, str],
     config_file: Path | None = None,
+    beside: Iterable[str] = (),
 ) -> tuple[Service, ...]:
     """The services `names` with this configuration. Of `environ` only OF_THE_SHELL is taken.
 
+    `beside` are others that the node has: where worker-runner is one, the conductor runs no tasks itself.
+
     Raises CannotStart (78) for a database server that only the shell knows of.
     """
+    names = tuple(names)
+    if "worker-runner" in (*names, *beside):
+        config = msgspec.structs.replace(config, worker_embedded=False)
     if environ.get("BAA_ENGINE_URL", "").startswith("postgresql"):
         raise CannotStart(
             "BAA_ENGINE_URL names a server and may hold a password, which a service's description is no place for."
