@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -115,7 +116,8 @@ async def test_detail_names_what_the_open_part_counts(house: House) -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/v1/status", "/"])
 async def test_head_is_get_without_a_body_and_there_is_no_other_method(house: House, path: str) -> None:
     api = house.api
-    got, head = await api.ask("GET", path), await api.ask("HEAD", path)
+    token = house.node.token("read") if path == "/" else None
+    got, head = await api.ask("GET", path, token=token), await api.ask("HEAD", path, token=token)
     assert (got.status_code, head.status_code, head.content) == (200, 200, b"")
     assert head.headers["content-type"] == got.headers["content-type"]
     assert int(head.headers["content-length"]) > 0
@@ -125,15 +127,38 @@ async def test_head_is_get_without_a_body_and_there_is_no_other_method(house: Ho
     assert (await api.ask("GET", path, host="evil.example")).status_code == 421
     assert (await api.ask("GET", path, origin=api.address)).status_code == 403
     assert (await api.ask("GET", path, sec_fetch_site="cross-site")).status_code == 403
-    assert (await api.ask("GET", path, sec_fetch_site="same-origin")).status_code == 200
+    assert (await api.ask("GET", path, token=token, sec_fetch_site="same-origin")).status_code == 200
 
 
 async def test_the_page_is_for_people_and_runs_nothing(house: House) -> None:
-    answer = await house.api.ask("GET", "/")
+    answer = await house.api.ask("GET", "/", token=house.node.token("read"))
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert "<script" not in answer.text
     assert "codexd" in answer.text
+
+
+async def test_a_browser_shows_the_page_to_whoever_knows_the_read_token(house: House) -> None:
+    node, _, api = house
+    asked = await api.ask("GET", "/")
+    assert (asked.status_code, asked.headers["www-authenticate"].partition(" ")[0]) == (401, "Basic")
+    assert "baa token show read" in asked.text
+    assert "version" not in asked.text
+
+    def password(text: str, user: str = "me") -> str:
+        return "Basic " + base64.b64encode(f"{user}:{text}".encode()).decode()
+
+    read, drive = node.token("read"), node.token("drive")
+    for good in (password(read), password(read, ""), password(read).replace("Basic", "basic")):
+        assert (await api.ask("GET", "/", authorization=good)).status_code == 200
+    for bad in (
+        *(password(drive), password(read[:-1]), password(read + ":"), password("", read), password("")),
+        *("Basic", "Basic ====", "Basic /w==", f"Basic {read}", f"Bearer {drive}"),
+    ):
+        for method in ("GET", "HEAD"):
+            assert (await api.ask(method, "/", authorization=bad)).status_code == 401, bad
+    assert (await api.ask("GET", "/v1/status", authorization=password(read))).status_code == 401, "for the page alone"
+    assert read not in api.log
 
 
 async def test_a_stop_takes_its_own_line_out_and_no_other(house: House) -> None:
@@ -188,5 +213,5 @@ for path, host in (("/v1/status", None), ("/", None), ("/v1/status", "localhost:
         command, env=program.environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["200", "200", "421"]
+    assert done.stdout.split() == ["200", "401", "421"]
     assert (tmp_path / "out").read_text() == f"status-api http://{PRIVATE}:4318\n"

@@ -48,7 +48,7 @@ NOWHERE: Final = (
 OPEN: Final[dict[Program, frozenset[str]]] = {
     "codexd": frozenset({"/healthz", "/v1/codexd/status"}),
     "conductor": frozenset({"/healthz", "/readyz", "/rolez", "/v1/codexd/status"}),
-    "status-api": frozenset({"/healthz", "/v1/status", "/"}),  # `/` shows what the open /v1/status says
+    "status-api": frozenset({"/healthz", "/v1/status"}),
 }
 """DESIGN §5."""
 
@@ -162,7 +162,9 @@ def expected(cell: Cell, known: set[tuple[str, str, str]]) -> tuple[int, bool]:
     if (cell.kind, cell.method, cell.path) not in known:
         return 404, False
     if cell.program == "status-api" and cell.body is not TOO_MUCH:
-        refused = cell.path == "/v1/status" and cell.token.what in ("wrong", "drive")
+        refused = cell.token.what in (
+            {"/v1/status": ("wrong", "drive"), "/": ("wrong", "drive", "none")}.get(cell.path, ())
+        )
         return (401, True) if refused else (200, True)
     content = cell.content.what if cell.method == "POST" else "good"
     if cell.program == "conductor" and passed_on(cell.path):  # its guard bounds what it reads, and codexd's judges

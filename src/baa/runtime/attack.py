@@ -91,7 +91,8 @@ def _unproved(
     wrong = (("Authorization", f"Bearer {secrets.token_urlsafe(32)}"),)
     form = (("Content-Type", "application/x-www-form-urlencoded"),)
     found = [_try("a wrong token", 401, path, fields=wrong)]
-    if program == "status-api":  # its only routes are open, and there is nothing to drive
+    if program == "status-api":  # there is nothing to drive
+        found.append(_try("no token at the page", 401, "/"))
         found += [
             _try(
                 f"{method} where there is only reading", 404, drive, method=method, fields=(*bearer, *json_), body="[]"

@@ -1,4 +1,7 @@
-"""The plain page at `/`: what the open `/v1/status` says, for people. No script; it looks again by itself."""
+"""The plain page at `/`, for people that have the read token: what the open `/v1/status` says.
+
+No script; it looks again by itself.
+"""
 
 from __future__ import annotations
 
