@@ -88,6 +88,24 @@ def item(item_id: str, kind: str, **fields: object) -> e.ItemStarted:
     return e.ItemStarted(item_id=item_id, kind=kind, item=Raw(msgspec.json.encode(whole)))
 
 
+def test_an_effort_is_the_last_turns_but_for_one_that_only_shortens_the_history(log: apsw.Connection) -> None:
+    def handed(seq: int, turn_id: str, request: TurnRequest) -> int:
+        for more, type_, payload in (
+            (0, EventType.TURN_QUEUED, e.TurnQueued(request=request)),
+            (1, EventType.TURN_ACCEPTED, e.TurnAccepted(generation=1)),
+            (2, EventType.TURN_COMPLETED, e.TurnEnded()),
+        ):
+            row = ("ses", turn_id, seq + more, "")
+            tables.project(log, type_, row, msgspec.json.encode(payload))
+        (set_,) = one(log, "SELECT effort_set FROM session")
+        return int(set_)
+
+    project(log, 5, EventType.TURN_COMPLETED, e.TurnEnded())
+    assert handed(6, "trn_b", TurnRequest(prompt="go", effort="high")) == 1
+    assert handed(9, "trn_c", TurnRequest(prompt="/compact", compact=True)) == 1
+    assert handed(12, "trn_d", TurnRequest(prompt="go")) == 0
+
+
 def test_a_turns_usage_is_the_sum_of_its_responses_and_the_sessions_is_what_codex_says(log: apsw.Connection) -> None:
     project(log, 5, EventType.USAGE_UPDATED, usage({"totalTokens": 7, "inputTokens": 5}, {"totalTokens": 7}))
     project(log, 6, EventType.USAGE_UPDATED, usage({"totalTokens": 9, "inputTokens": 6}, {"totalTokens": 2}))

@@ -53,6 +53,7 @@ RESUMES: Final = _THREAD | {"excludeTurns", "initialTurnsPage"}
 
 CANNED: Final[dict[str, dict[str, Any]]] = {
     "account/bedrock/checkGovCloudRequirements": {"isGovCloud": False, "shouldWarn": False},
+    "config/read": {"config": {}, "origins": {}, "layers": None},
     "hooks/list": {"data": []},
     "thread/list": {"data": [], "nextCursor": None, "backwardsCursor": None},
     "thread/unsubscribe": {"status": "unsubscribed"},
