@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from baa.api.events import Event, EventType, parse_cursor
 from baa.api.sessions import TurnRequest
 from baa.clock import SystemClock
 from baa.codexd import eventlog, reading
-from baa.codexd.eventlog import EventLog, LogFailed, Transaction
+from baa.codexd.eventlog import EventLog, LogFailed, Stored, Transaction
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.subscriptions import FRAME_BYTES, SCAN_SEQS, Wanted, read_on
 from baa.sqlite import open_reader
@@ -123,10 +124,18 @@ async def test_nothing_is_told_before_it_is_on_disk(path: Path) -> None:
         assert seen == [["x"]]
 
 
-async def test_the_callers_are_told_after_the_commit_and_before_it_is_put_down_in_the_log_file(path: Path) -> None:
+async def test_what_is_committed_is_put_down_in_the_log_file_and_neither_callers_nor_the_loop_wait_for_it(
+    path: Path,
+) -> None:
+    heard: list[str] = []
+    read = threading.Event()
+
+    def put_down(events: Sequence[Stored]) -> None:
+        read.wait(WAIT_S)
+        heard.extend(event.type for event in events)
+
     async with opened(path) as log:
-        heard: list[str] = []
-        log.on_events = lambda events: heard.extend(event.type for event in events)
+        log.on_events = put_down
         transaction = Transaction([warning("x")])
         heads: list[tuple[int, list[str]]] = []
         transaction.done.append(lambda _: heads.append((log.head, list(heard))))
@@ -134,9 +143,24 @@ async def test_the_callers_are_told_after_the_commit_and_before_it_is_put_down_i
             waiting = tasks.create_task(log.wait_past(0), name="reader")
             await committed(log, transaction)
             await waiting
+        read.set()
 
-        assert heads == [(1, [])]
-        assert heard == ["codex.warning"]
+    assert heads == [(1, [])]
+    assert heard == ["codex.warning"]
+
+
+async def test_what_nobody_waits_for_is_committed_by_itself_and_with_the_next_that_somebody_waits_for(
+    path: Path,
+) -> None:
+    async with opened(path) as log:
+        await committed(log, Transaction([warning("a")]))
+        log.submit(Transaction([warning("b")]))
+        log.submit(Transaction([warning("c")]))
+        assert await committed(log, Transaction([warning("d")])) == [3]
+        log.submit(Transaction([warning("e")]))
+        await log.wait_past(4)
+        log.submit(Transaction([warning("f")]))
+    assert methods(path) == ["a", "b", "c", "d", "e", "f"]
 
 
 async def test_a_transaction_without_events_is_committed_and_told_too(path: Path) -> None:

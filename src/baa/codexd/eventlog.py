@@ -14,7 +14,6 @@ import asyncio
 import errno
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,11 +39,9 @@ from baa.codexd.seal import Seal, seal_of
 from baa.known_secrets import KnownSecrets
 from baa.sqlite import open_reader
 
-COMMIT_INTERVAL_S: Final = 0.004
-"""Seconds between the starts of two commits under load: fewer, larger commits are the cheapest speed there is."""
-
-CLOSE_COMMITS: Final = 8
-"""So many commits within two such intervals each are load. A small turn, of some nine, waits for none of them."""
+TOGETHER_S: Final = 0.004
+"""Seconds after a batch in which what nobody waits for is gathered for the next: fewer, larger commits are the cheapest
+speed there is. What a caller or the child waits for is given to the writer at once, with all that was gathered."""
 
 TAIL_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the newest events kept in memory, so that those who read along do not ask the file."""
@@ -129,10 +126,14 @@ class EventLog:
         self.stuck = asyncio.Event()
         self._filled = False
         self._space_at = 0.0
-        self.on_events: Callable[[Sequence[Stored]], None] = lambda _: None
+        self.on_events: Callable[[Sequence[Stored]], None] = lambda _: None  # called in the writer's thread
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
-        self._given: SimpleQueue[Transaction | None] = SimpleQueue()
+        self._given: SimpleQueue[list[Transaction]] = SimpleQueue()
+        self._gathered: list[Transaction] = []
+        self._gathering = threading.Lock()
+        self._together_until = 0.0
+        self._giving: asyncio.TimerHandle | None = None
         self._closing = threading.Event()
         self._seq = self.head
         self.stamp = clock.monotonic()
@@ -174,7 +175,24 @@ class EventLog:
         """Give a transaction to the writer. What is in its `done` is called after the commit, in this thread."""
         self._backlog += len(transaction.events)
         self._measure_backlog()
-        self._given.put(transaction)
+        self._gathered.append(transaction)
+        if transaction.done or self._loop.time() >= self._together_until:
+            self._give()
+        elif self._giving is None:
+            self._giving = self._loop.call_at(self._together_until, self._give)
+
+    def _give(self) -> None:
+        if self._giving is not None:
+            self._giving.cancel()
+            self._giving = None
+        self._together_until = self._loop.time() + TOGETHER_S
+        self._give_gathered()
+
+    def _give_gathered(self) -> None:
+        with self._gathering:  # `close` is another thread's
+            gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._given.put(gathered)
 
     def change_epoch(self, transaction: Transaction) -> None:
         """From this transaction on it is another log: every cursor given so far is worth nothing."""
@@ -205,27 +223,25 @@ class EventLog:
 
     def close(self) -> None:
         """Commit what was given, and close. Blocks until both are done; what finds no space then is not committed."""
+        self._give_gathered()
         self._closing.set()
-        self._given.put(None)
+        self._given.put([])
         self._thread.join()
         self._connection.close()
 
     # --- the writer's thread
 
     def _run(self) -> None:
-        last_start, close = 0.0, 0
         self._look_for_space()
         while True:
             if self._filled:
                 self._look_for_space()
-            batch = self._take(last_start + COMMIT_INTERVAL_S if close >= CLOSE_COMMITS else 0.0)
+            batch = self._take()
             if not batch:
                 if self._closing.is_set() and self._given.empty():
                     break
                 self._mark()
                 continue
-            now = self._clock.monotonic()
-            last_start, close = now, close + 1 if now - last_start < 2 * COMMIT_INTERVAL_S else 0
             try:
                 told, stored = self._commit_in_the_end(batch)
             except BaseException as error:  # boundary: log writer. Nothing of this batch is in the log.
@@ -238,28 +254,27 @@ class EventLog:
             self.stamp = self._clock.monotonic()
             self._tell(self._committed, told, stored)
             if stored:
+                self._put_down(stored)
                 self._unmarked = (stored[-1].seq, stored[-1].body)
             self._mark()
         self._mark(at_the_end=True)
         self._water.close()
 
-    def _take(self, due: float) -> list[Transaction]:
-        """All that was given, not before `due`; nothing if nothing was for a while, or it closes."""
+    def _put_down(self, stored: Sequence[Stored]) -> None:
         try:
-            given = self._given.get(timeout=0.0 if self._closing.is_set() else 0.5)
-        except Empty:
-            given = None
-        self.stamp = self._clock.monotonic()
-        pause = due - self.stamp
-        if given is not None and pause > 0 and not self._closing.is_set():
-            time.sleep(pause)  # not woken by each that is given meanwhile
+            self.on_events(stored)
+        except Exception as error:  # boundary: log file. What is committed stands, whatever cannot be said of it.
+            self._tell(partial(_log.error, "log.not_put_down", why=str(error)))
+
+    def _take(self) -> list[Transaction]:
+        """All that was given by now; nothing if nothing was for a while, or it closes."""
         batch: list[Transaction] = []
         try:
+            batch += self._given.get(timeout=0.0 if self._closing.is_set() else 0.5)
             while True:
-                if given is not None:
-                    batch.append(given)
-                given = self._given.get_nowait()
+                batch += self._given.get_nowait()
         except Empty:
+            self.stamp = self._clock.monotonic()
             return batch
 
     def _mark(self, *, at_the_end: bool = False) -> None:
@@ -396,8 +411,6 @@ class EventLog:
         for transaction, seq in told:  # first what Codex and callers wait for
             for call in transaction.done:
                 call(seq)
-        if stored:
-            self.on_events(stored)
 
     def _keep(self, stored: list[Stored]) -> None:
         self.tail.extend(stored)
