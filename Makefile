@@ -5,7 +5,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 7 ? n + 1 : 8))
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test check bench crashloop fleet-proof figures proof fmt lock clean setup-demo setup-dev
+.PHONY: help demo test check bench schema-diff crashloop fleet-proof figures proof fmt lock clean setup-demo setup-dev
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ proof: setup-dev ## The same in a few lines: faults survived, events lost, acks 
 bench: setup-dev ## Every figure beside the bare app-server, the peers and its target, on this machine (ARGS=--short; five minutes)
 	@$(BIN)/python -m bench $(ARGS)
 
+schema-diff: setup-dev ## Two releases of Codex, A=… B=… (versions or paths), compared in the part of the app-server that codexd uses
+	@$(BIN)/python -m tests.proof.schema $(A) $(B)
+
 fmt: setup-dev ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -58,7 +61,7 @@ lock: setup-dev ## Renew requirements/ from pyproject.toml (ARGS=--upgrade takes
 	$(LOCK) -o requirements/dev.txt --group dev -c requirements/demo.txt $(ARGS)
 
 clean: ## Remove the virtual environment and every cache
-	rm -rf .venv .venv.lock dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv.lock .codex-releases dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 setup-demo setup-dev: setup-%:
