@@ -165,21 +165,55 @@ async def test_it_comes_back_after_codexd_and_after_the_child(house: House) -> N
         assert (again["origin"], (await node.end_of_turn(again["turnId"]))["status"]) == ("attached", "completed")
 
 
-@pytest.mark.parametrize("command", ["/rename other", "/stop", "!touch by-shell.txt"])
-async def test_what_is_not_available_is_told_and_the_ui_goes_on(house: House, command: str) -> None:
+async def test_what_is_not_available_is_told_with_what_to_do_instead_and_the_ui_goes_on(house: House) -> None:
     node, _ = house
     session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
     await node.play(session_id, "first")
     async with attached(node, session_id) as screen:
         await screen.shows("Said before", "Ask Codex")
-        await screen.type(command)
-        await screen.shows(command[1:])
-        await screen.press("Enter")
-        await screen.shows("Ask Codex")
+        for command, words in (
+            ("/fork", f"baa session fork {session_id}"),
+            ("/new", "begin another session there: baa run PROMPT"),
+            ("!touch by-shell.txt", "Ask Codex to run it, or run it in a terminal of your own."),
+            ("/logout", "Logout failed"),
+            ("/goal ship it", "Failed to set thread goal"),
+            ("/mcp", "Failed to load MCP inventory"),
+        ):
+            await screen.type(command)
+            await screen.shows(command.lstrip("!"))
+            await screen.press_until("Enter", lambda text, words=words: words in flat(text), words)  # type: ignore[misc]
+        await screen.type("/review")
+        await screen.press_until("Enter", lambda text: "Select a review preset" in text, "what to review")
+        await screen.press("2")
+        await screen.until(lambda text: "Ask for it in words, as in: Review what is not" in flat(text), "a refusal")
+        await screen.type("/model")
+        kept = "What you chose holds for what you type here, until you leave."
+        await screen.press_until("Enter", lambda text: kept in flat(text), kept)
         await screen.type("typed")
         await screen.press("Enter")
         await screen.shows("Answered to what was typed.")
+        await screen.type("/plan do it")
+        await screen.press_until("Enter", lambda text: "The mode 'plan' is not available" in flat(text), "a refusal")
+    (first, typed) = await turns_of(node, session_id)
+    assert (first["prompt"], typed["prompt"], typed["model"] != first["model"]) == ("first", "typed", True)
     assert not (node.work / "by-shell.txt").exists()
+
+
+async def test_a_name_stays_with_the_session(house: House) -> None:
+    node, _ = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    await node.play(session_id, "first")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before", "Ask Codex")
+        await screen.type("/rename Tabs")
+        await screen.press_until("Enter", lambda text: "· Tabs" in text, "the name")
+    async with attached(node, session_id) as screen:
+        await screen.shows("Said before", "· Tabs")
+
+
+def flat(text: str) -> str:
+    """A screen's words, wherever its lines end."""
+    return " ".join(text.split())
 
 
 async def test_the_door_of_the_ui_is_the_uis_alone(house: House) -> None:

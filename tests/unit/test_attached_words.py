@@ -10,7 +10,9 @@ from msgspec import Raw
 
 from baa.api.interactions import AnswerInteraction, InteractionKind, Scope
 from baa.codexd.appserver import attached as dialect
+from baa.codexd.appserver import lines
 from baa.codexd.appserver.attached_answers import answer_of
+from baa.codexd.appserver.methods import ALLOWED, OWN
 from baa.codexd.machines.interaction import Question
 
 NO = AnswerInteraction(decision="decline")
@@ -21,7 +23,7 @@ def question(kind: InteractionKind) -> Question:
 
 
 def say(message: object) -> Any:
-    return dialect.meant(json.dumps(message).encode())
+    return dialect.meant(json.dumps(message).encode(), "ses_a")
 
 
 @pytest.mark.parametrize(
@@ -118,10 +120,67 @@ def test_what_is_waived_looks_like_a_turn_that_failed_unless_one_runs() -> None:
     meant = say({"id": 3, "method": "thread/shellCommand", "params": {"threadId": "t"}})
     assert isinstance(meant, dialect.Waived)
     done, started, ended = map(json.loads, dialect.waived(meant, idle=True))
-    assert done == {"id": 3, "result": {}}
+    assert done["id"] == 3
     assert (started["method"], ended["params"]["turn"]["status"]) == ("turn/started", "failed")
     done, warning = map(json.loads, dialect.waived(meant, idle=False))
     assert (done["id"], warning["method"]) == (3, "warning")
+
+
+NEVER = (
+    *("thread/queue/add", "thread/queue/list", "config/value/write", "config/batchWrite", "account/login/start"),
+    *("account/logout", "command/exec", "command/exec/write", "process/spawn", "fs/readFile", "fs/writeFile"),
+    *("fs/remove", "thread/start", "thread/fork", "thread/archive", "thread/delete", "thread/rollback"),
+    *("thread/goal/set", "thread/metadata/update", "mcpServer/tool/call", "feedback/upload", "whatever/comes"),
+)
+
+
+@pytest.mark.parametrize("method", NEVER)
+def test_what_is_not_for_a_terminal_is_refused_in_words_and_reaches_nobody(method: str) -> None:
+    meant = say({"id": 1, "method": method, "params": {"threadId": "t", "command": "true"}})
+    assert isinstance(meant, dialect.Ready)
+    error = json.loads(meant.line)["error"]
+    assert error["message"].startswith(f"{method} is not available in a session of codexd's (baa attach).")
+    assert method not in ALLOWED or method in OWN
+
+
+@pytest.mark.parametrize("method", dialect.WAIVED)
+def test_what_would_end_the_ui_is_not_done_either(method: str) -> None:
+    meant = say({"id": 1, "method": method, "params": {"threadId": "t", "command": "true"}})
+    assert isinstance(meant, dialect.Waived)
+    assert (meant.thread_id, method in meant.why, method in ALLOWED) == ("t", True, False)
+
+
+def test_every_method_of_the_ui_has_one_meaning() -> None:
+    read = {dialect.RESUME, dialect.RENAME, dialect.SKILLS, lines.COMPACT, "initialize", "thread/loaded/list"}
+    turns = {"turn/start", "turn/steer", "turn/interrupt"}
+    tables = (read, turns, set(dialect.LOOKS), set(dialect.CANNED), set(dialect.WAIVED), set(NEVER))
+    assert sum(map(len, tables)) == len(set().union(*tables))
+    assert set(dialect.INSTEAD) <= {*NEVER, *dialect.WAIVED}
+
+
+def test_who_is_told_no_hears_what_to_do_instead() -> None:
+    for method, words in (("thread/fork", "baa session fork ses_a"), ("thread/start", "baa run PROMPT")):
+        meant = say({"id": 1, "method": method, "params": {"threadId": "t"}})
+        assert words in json.loads(meant.line)["error"]["message"]
+
+
+def test_a_name_is_passed_on_and_one_that_would_act_on_a_terminal_is_not() -> None:
+    given = {"threadId": "t", "name": " Tabs in the parser ", "path": "/etc"}
+    meant = say({"id": 1, "method": "thread/name/set", "params": given})
+    params = {"threadId": "t", "name": "Tabs in the parser"}
+    assert meant == dialect.Look(1, "thread/name/set", params, "t", renames=True)
+    assert dialect.borne(meant, "no") == dialect.Waived(1, "t", "no", awaits=False)
+    for name in ("", "  ", "a\x1b]0;owned\x07", "a\nb", "a\u202eb", "x" * 201):
+        refused = say({"id": 1, "method": "thread/name/set", "params": {"threadId": "t", "name": name}})
+        assert isinstance(refused, dialect.Waived), repr(name)
+        assert not refused.awaits
+
+
+def test_a_review_that_is_not_begun_has_the_answer_that_the_ui_can_read() -> None:
+    meant = say({"id": 3, "method": "review/start", "params": {"threadId": "t", "target": {}}})
+    done, _, ended = map(json.loads, dialect.waived(meant, idle=True))
+    assert (done["result"]["reviewThreadId"], done["result"]["turn"]["id"]) == ("t", ended["params"]["turn"]["id"])
+    assert "in words" in ended["params"]["turn"]["error"]["message"]
 
 
 def test_a_turn_that_shortens_the_history_is_asked_for_with_nothing_but_its_thread() -> None:

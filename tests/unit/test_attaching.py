@@ -205,15 +205,30 @@ async def test_a_shorter_history_is_a_turn_that_takes_no_input(door: Door) -> No
     with pytest.raises(Rejected, match="takes no input"):
         await door.codexd.commands.steer(turns[0].turn_id, turns[1].request.parts)
     await ask(socket, 5, "thread/compact/start", threadId="thread")
-    assert await heard(socket) == {"id": 5, "result": {}}
+    assert (await heard(socket))["id"] == 5
     assert "has not ended" in (await heard(socket))["params"]["message"], "a warning: a turn runs already"
+    await socket.close()
+
+
+async def test_a_name_that_codex_refuses_is_a_warning(door: Door) -> None:
+    socket = await door.resumed()
+    await ask(socket, 2, "thread/name/set", threadId="thread", name="Tabs")
+    while not (lines := [line for line in door.codexd.sent() if line.get("method") == "thread/name/set"]):
+        await door.codexd.loop.change(lambda _: None)
+    assert lines[0]["params"] == {"threadId": "thread", "name": "Tabs"}
+    await door.codexd.says({"id": lines[0]["id"], "error": {"code": -1, "message": "too odd"}})
+    assert await heard(socket) == {"id": 2, "result": {}}
+    assert "too odd" in (await heard(socket))["params"]["message"]
+    await ask(socket, 3, "thread/name/set", threadId="another", name="Tabs")
+    assert await heard(socket) == {"id": 3, "result": {}}
+    assert "attached to one session" in (await heard(socket))["params"]["message"]
     await socket.close()
 
 
 async def test_a_shorter_history_that_codex_refuses_is_told_as_a_turn_that_fails(door: Door) -> None:
     socket, line = await compacting(door)
     await door.codexd.says({"id": line["id"], "error": {"code": -1, "message": "too short"}})
-    assert await heard(socket) == {"id": 2, "result": {}}, "of an error the UI would end"
+    assert "error" not in await heard(socket), "the UI would end"
     assert (await heard(socket))["method"] == "turn/started"
     assert "too short" in (await heard(socket))["params"]["turn"]["error"]["message"]
     assert door.codexd.types()[-1] == "turn.failed"

@@ -32,7 +32,14 @@ DESIGN = [
     "account/read",
     "account/rateLimits/read",
 ]
-UI = ["collaborationMode/list", "configRequirements/read", "skills/list", "thread/compact/start", "thread/goal/get"]
+UI = [
+    "collaborationMode/list",
+    "configRequirements/read",
+    "skills/list",
+    "thread/compact/start",
+    "thread/goal/get",
+    "thread/name/set",
+]
 POWERFUL = [
     "thread/shellCommand",
     "command/exec",

@@ -123,6 +123,12 @@ def attach_terminal(session: str, /, *, config: File = None, json: Json = False)
     What is typed there is a turn like any other, under the node's ceiling; a question of Codex's can be answered there
     or anywhere else. When codexd is restarted, the UI comes back by itself.
 
+    What works: turns, more input while one runs, interrupting, questions, /model (for what is typed here), /compact (a
+    turn of its own, while no other runs), /rename, /init, /skills, /ps, /stop, /status. What does not, and says so:
+    /fork (baa session fork), /new and /clear (baa run), /review (ask for it in words), !commands, /plan, /permissions,
+    /goal, /side, /mcp, /archive, /delete, /feedback, /logout, and whatever would change Codex's configuration. /resume
+    finds no other session.
+
     Example: `baa attach ses_01hzy3v9q8f2k4m6n7p0r5t1wx`
 
     Parameters

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from baa.api.events import TURN_ENDS
 from baa.codexd.appserver import attached as dialect
@@ -77,13 +78,13 @@ class Terminal:
 class _Asked:
     """A request of a terminal that the child was given. `resumes`: with its answer the terminal hears of all.
 
-    `compacts`: the thread whose history is to be shortened. The UI would end of a refusal.
+    `bears`: what it is told instead of a refusal, of which the UI would end.
     """
 
     terminal: Terminal
     request_id: RequestId
     resumes: bool = False
-    compacts: str | None = None
+    bears: dialect.Waived | None = None
 
 
 class Attached:
@@ -111,15 +112,23 @@ class Attached:
         """Whether a terminal is attached to this session."""
         return any(terminal.session_id == session_id for terminal in self.terminals)
 
-    def expect_look(self, line_id: str, terminal: Terminal, request_id: RequestId, *, resumes: bool) -> None:
-        """The child's answer to this line is for this terminal."""
-        self._looks[line_id] = _Asked(terminal, request_id, resumes)
+    def expect_look(
+        self,
+        line_id: str,
+        terminal: Terminal,
+        request_id: RequestId,
+        *,
+        resumes: bool = False,
+        bears: dialect.Waived | None = None,
+    ) -> None:
+        """The child's answer to this line is for this terminal, or a refusal as it `bears` one."""
+        self._looks[line_id] = _Asked(terminal, request_id, resumes, bears)
 
     def expect_turn(
-        self, turn_id: str, terminal: Terminal, request_id: RequestId, *, compacts: str | None = None
+        self, turn_id: str, terminal: Terminal, request_id: RequestId, *, bears: dialect.Waived | None = None
     ) -> None:
         """The child's answer to the start of this turn is for this terminal, or its end if it never starts."""
-        self._turns[turn_id] = _Asked(terminal, request_id, compacts=compacts)
+        self._turns[turn_id] = _Asked(terminal, request_id, bears=bears)
 
     def expect_no_turn(self, turn_id: str) -> None:
         """It was answered otherwise."""
@@ -148,8 +157,8 @@ class Attached:
         if asked is None:
             return
         terminal = asked.terminal
-        if message.error is not UNSET and asked.compacts is not None:
-            why = f"Codex does not shorten the history: {message.error.get('message', 'it does not say why')}"
+        if message.error is not UNSET and asked.bears is not None:
+            why = f"Codex does not do it: {message.error.get('message', 'it does not say why')}"
             transaction.done.append(self._refusing(asked, why))
             return
         answer = dialect.passed_on(asked.request_id, message)
@@ -175,9 +184,9 @@ class Attached:
                     transaction.done.append(self._refusing(asked, why))
 
     def _refusing(self, asked: _Asked, why: str) -> Callable[[int], None]:
-        if asked.compacts is None:
+        if asked.bears is None:
             return _telling(asked.terminal, dialect.refused(asked.request_id, why))
-        waived = dialect.Waived(asked.request_id, asked.compacts, why, awaits=True)
+        waived = replace(asked.bears, why=why)
         return lambda _: self.waive(asked.terminal, waived)
 
     def waive(self, terminal: Terminal, what: dialect.Waived) -> None:

@@ -177,7 +177,7 @@ class Attaching:
         with suppress(ConnectionClosed):
             async with asyncio.TaskGroup() as tasks:
                 async for frame in connection:
-                    meant = dialect.meant(frame.encode() if isinstance(frame, str) else frame)
+                    meant = dialect.meant(frame.encode() if isinstance(frame, str) else frame, terminal.session_id)
                     if not isinstance(meant, Unreadable):
                         await room.acquire()
                         tasks.create_task(done(meant), name="asked")
@@ -198,9 +198,9 @@ class Attaching:
                 try:
                     await self._asked(terminal, meant)
                 except BaaError as error:
-                    if isinstance(meant, dialect.Compact):  # an error would end the UI
-                        why = dialect.Waived(meant.request_id, meant.thread_id, error.message, awaits=True)
-                        self._loop.attached.waive(terminal, why)
+                    waived = dialect.borne(meant, error.message)
+                    if waived is not None:
+                        self._loop.attached.waive(terminal, waived)
                         return
                     code = dialect.OVERLOADED if error.code is Code.OVERLOADED else dialect.INVALID
                     terminal.tell(dialect.refused(meant.request_id, error.message, code))
@@ -218,7 +218,7 @@ class Attaching:
                 await self._look(terminal, meant, session)
             case dialect.Look():
                 if meant.thread_id is not None:
-                    self._must_be_its(session, meant.thread_id, agents=not meant.resumes)
+                    self._must_be_its(session, meant.thread_id, agents=not (meant.resumes or meant.renames))
                 if meant.resumes:
                     await self._open(session.session_id)
                 await self._look(terminal, meant, session)
@@ -255,7 +255,8 @@ class Attaching:
         def decide(transaction: Transaction) -> None:
             line_id = self._loop.ask_child(transaction, line)
             resumes = isinstance(meant, dialect.Look) and meant.resumes
-            self._loop.attached.expect_look(line_id, terminal, meant.request_id, resumes=resumes)
+            bears = dialect.borne(meant)
+            self._loop.attached.expect_look(line_id, terminal, meant.request_id, resumes=resumes, bears=bears)
 
         await self._loop.ask(decide)
 
@@ -319,7 +320,7 @@ class Attaching:
         self._must_be_its(session, meant.thread_id)
         self._policy.go_on(session.settings, StartTurn(session_id=session.session_id, prompt=COMPACT))
         turn_id = ids.new_id(ids.TURN, self._clock.utc_ms())
-        self._loop.attached.expect_turn(turn_id, terminal, meant.request_id, compacts=meant.thread_id)
+        self._loop.attached.expect_turn(turn_id, terminal, meant.request_id, bears=dialect.borne(meant))
         try:
             await self._commands.start_turn(
                 session.session_id, turn_id, TurnRequest(prompt=COMPACT, compact=True), origin=Origin.ATTACHED

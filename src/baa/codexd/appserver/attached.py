@@ -58,15 +58,28 @@ CANNED: Final[dict[str, dict[str, Any]]] = {
     "thread/list": {"data": [], "nextCursor": None, "backwardsCursor": None},
     "thread/unsubscribe": {"status": "unsubscribed"},
 }
-"""What has the same answer for every UI: it sees no other session's threads, and unloads none."""
+"""What has the same answer for every UI: it sees no other session's threads and no configuration, and unloads none."""
 
 WAIVED: Final = {
     "thread/approveGuardianDeniedAction": False,
+    "review/start": True,
     "thread/memoryMode/set": False,
-    "thread/name/set": False,
     "thread/shellCommand": True,
 }
 """What is not done and must not be refused as such: an error here ends the UI. True: it waits for a turn, then."""
+
+INSTEAD: Final = {
+    "config/batchWrite": "What you chose holds for what you type here, until you leave.",
+    "review/start": "Ask for it in words, as in: Review what is not committed.",
+    "thread/fork": "Leave this screen, and make one there: baa session fork {session}",
+    "thread/shellCommand": "Ask Codex to run it, or run it in a terminal of your own.",
+    "thread/start": "Leave this screen, and begin another session there: baa run PROMPT",
+}
+"""What to do instead of what is not available here, as the UI shows it."""
+
+RENAME: Final = "thread/name/set"
+NAME_MAX: Final = 200
+"""Characters of a thread's name. It comes to other terminals too, so nothing in it may act there."""
 
 ABOUT_ACCOUNT: Final = frozenset({"account/rateLimits/updated"})
 """Notifications of no thread that every UI is told."""
@@ -132,13 +145,17 @@ class Compact(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """Something to pass on that changes nothing. `thread_id`: whose it is; `resumes`: from then on it is told all."""
+    """Something to pass on. `thread_id`: whose it is; `resumes`: from then on it is told all.
+
+    `renames`: it changes the thread's name, and nothing else does anything.
+    """
 
     request_id: RequestId
     method: str
     params: dict[str, Any]
     thread_id: str | None
     resumes: bool = False
+    renames: bool = False
 
 
 class Skills(Struct, frozen=True):
@@ -186,8 +203,8 @@ class _Refusal(Exception):
     """What the UI asks for cannot be had: told to it in these words."""
 
 
-def meant(data: bytes) -> Meant | jsonrpc.Unreadable:
-    """What one message of the UI means. What is not allowed, or cannot be read, has its refusal ready."""
+def meant(data: bytes, session_id: str) -> Meant | jsonrpc.Unreadable:
+    """What one message of the UI on this session means. What is not allowed or cannot be read has its refusal ready."""
     message = jsonrpc.decode(data)
     if isinstance(message, jsonrpc.Unreadable):
         return message
@@ -198,14 +215,14 @@ def meant(data: bytes) -> Meant | jsonrpc.Unreadable:
     if message.id is UNSET:  # `initialized`, and whatever a later UI notes
         return Nothing()
     try:
-        return _asked(message.id, message.method, message.params)
+        return _asked(message.id, message.method, message.params, session_id)
     except msgspec.DecodeError as error:
         return Ready(refused(message.id, f"codexd cannot read this {message.method}: {error}"))
     except _Refusal as no:
         return Ready(refused(message.id, str(no)))
 
 
-def _asked(request_id: RequestId, method: str, params: Raw | UnsetType) -> Meant:
+def _asked(request_id: RequestId, method: str, params: Raw | UnsetType, session_id: str) -> Meant:
     given = Raw(b"{}") if params is UNSET or bytes(params) == b"null" else params
     reader = _READERS.get(method)
     if reader is not None:
@@ -216,10 +233,16 @@ def _asked(request_id: RequestId, method: str, params: Raw | UnsetType) -> Meant
         return _look(request_id, method, given, RESUMES, resumes=True)
     if method in CANNED:
         return Ready(jsonrpc.answer(request_id, CANNED[method]))
-    told = f"{method} is not available in a session of codexd's (baa attach)."
+    told = " ".join(
+        (f"{method} is not available in a session of codexd's (baa attach).", *_instead(method, session_id))
+    )
     if method in WAIVED:
         return Waived(request_id, msgspec.json.decode(given, type=m.About).thread_id, told, WAIVED[method])
     raise _Refusal(told)
+
+
+def _instead(method: str, session_id: str) -> tuple[str, ...]:
+    return (INSTEAD[method].format(session=session_id),) if method in INSTEAD else ()
 
 
 def _look(request_id: RequestId, method: str, given: Raw, names: frozenset[str], *, resumes: bool = False) -> Look:
@@ -317,6 +340,15 @@ def _interrupt(request_id: RequestId, given: Raw) -> Interrupt:
     return Interrupt(request_id, told.thread_id, told.turn_id)
 
 
+def _rename(request_id: RequestId, given: Raw) -> Look | Waived:
+    told = msgspec.json.decode(given, type=asked_for.NameParams)
+    name = told.name.strip()
+    if not name or len(name) > NAME_MAX or not name.isprintable():
+        why = f"A name has 1 to {NAME_MAX} characters, and none that would act on a terminal. It keeps its old one."
+        return Waived(request_id, told.thread_id, why, awaits=False)
+    return Look(request_id, RENAME, {"threadId": told.thread_id, "name": name}, told.thread_id, renames=True)
+
+
 def _compact(request_id: RequestId, given: Raw) -> Compact:
     return Compact(request_id, msgspec.json.decode(given, type=asked_for.CompactParams).thread_id)
 
@@ -327,6 +359,7 @@ _READERS: Final[dict[str, Callable[[RequestId, Raw], Meant]]] = {
     "turn/steer": _steer,
     "turn/interrupt": _interrupt,
     COMPACT: _compact,
+    RENAME: _rename,
     SKILLS: lambda request_id, _: Skills(request_id),
     "thread/loaded/list": lambda request_id, _: Loaded(request_id),
 }
@@ -371,15 +404,27 @@ def waived(asked: Waived, *, idle: bool) -> list[bytes]:
     `idle`: no turn runs, so that this one is taken for no other.
     """
     params: list[tuple[str, dict[str, Any]]] = [("warning", {"message": asked.why})]
+    turn = {"id": f"waived-{asked.request_id}", "items": [], "itemsView": "notLoaded", "status": m.RUNNING}
+    result = {"turn": {**turn, "error": None}, "reviewThreadId": asked.thread_id} if asked.awaits else {}
     if asked.awaits and idle:
-        turn = {"id": f"waived-{asked.request_id}", "items": [], "itemsView": "notLoaded", "status": m.RUNNING}
         error = {"message": asked.why, "codexErrorInfo": None, "additionalDetails": None}
         params = [
             ("turn/started", {"turn": {**turn, "error": None}}),
             ("turn/completed", {"turn": {**turn, "status": "failed", "error": error}}),
         ]
     notes = ({"method": method, "params": {"threadId": asked.thread_id, **more}} for method, more in params)
-    return [jsonrpc.answer(asked.request_id, {}), *map(msgspec.json.encode, notes)]
+    return [jsonrpc.answer(asked.request_id, result), *map(msgspec.json.encode, notes)]
+
+
+def borne(asked: Meant, why: str = "") -> Waived | None:
+    """What is told instead of a refusal of this, where the UI would end of one."""
+    match asked:
+        case Compact(request_id, thread_id):
+            return Waived(request_id, thread_id, why, awaits=True)
+        case Look(request_id, _, _, thread_id, renames=True):
+            return Waived(request_id, thread_id, why, awaits=False)
+        case _:
+            return None
 
 
 def loaded(asked: Loaded, thread_id: str) -> bytes:

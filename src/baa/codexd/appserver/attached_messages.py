@@ -66,3 +66,10 @@ class CompactParams(Message):
     """`thread/compact/start`."""
 
     thread_id: str
+
+
+class NameParams(Message):
+    """`thread/name/set`."""
+
+    thread_id: str
+    name: str

@@ -25,7 +25,7 @@ OWN: Final = frozenset(
 )
 """What codexd itself asks."""
 
-ATTACHED: Final = frozenset({*attached.LOOKS, attached.RESUME, attached.SKILLS, lines.COMPACT})
+ATTACHED: Final = frozenset({*attached.LOOKS, attached.RESUME, attached.RENAME, attached.SKILLS, lines.COMPACT})
 """What it passes on for Codex's own terminal UI, with the parameters that are named there."""
 
 ALLOWED: Final = OWN | ATTACHED
