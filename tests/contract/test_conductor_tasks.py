@@ -81,27 +81,30 @@ async def test_the_same_key_fifty_times_at_once_is_one_task(program: Program, co
     assert refused(answer)[:2] == (422, "idempotency_mismatch")
 
 
-@pytest.mark.parametrize(
-    ("asked", "field"),
-    [
-        ({"prompt": "x"}, "cwd"),
-        ({"prompt": "x", "cwd": "/w", "repository": "/r"}, "cwd"),
-        ({"prompt": "x", "cwd": "w"}, "cwd"),
-        ({"prompt": "x", "repository": "~/r"}, "repository"),
-        ({"prompt": "x", "cwd": "/w", "ref": "main"}, "ref"),
-        ({"prompt": "x", "repository": "/w", "ref": "main", "workspace": "inplace"}, "ref"),
-        ({"prompt": "x", "repository": "/w", "ref": "--upload-pack=x"}, "ref"),
-        ({"prompt": " ", "cwd": "/w"}, "prompt"),
-        ({"prompt": "x", "cwd": "/w", "checks": [{"command": "\n"}]}, "checks[0].command"),
-        ({"prompt": "x", "cwd": "/w", "dependsOn": ["x"]}, "dependsOn[0]"),
-        ({"prompt": "x", "cwd": "/w", "shell": "zsh"}, "$.shell"),
-        ({"prompt": "x", "cwd": "/w", "sandbox": "none"}, "$.sandbox"),
-    ],
+WRONG: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"prompt": "x"}, "cwd"),
+    ({"prompt": "x", "cwd": "/w", "repository": "/r"}, "cwd"),
+    ({"prompt": "x", "cwd": "w"}, "cwd"),
+    ({"prompt": "x", "repository": "~/r"}, "repository"),
+    ({"prompt": "x", "cwd": "/w", "ref": "main"}, "ref"),
+    ({"prompt": "x", "repository": "/w", "ref": "main", "workspace": "inplace"}, "ref"),
+    ({"prompt": "x", "repository": "/w", "ref": "--upload-pack=x"}, "ref"),
+    ({"prompt": "x", "cwd": "/w", "node": "Not a node"}, "node"),
+    ({"prompt": " ", "cwd": "/w"}, "prompt"),
+    ({"prompt": "x", "cwd": "/w", "checks": [{"command": "\n"}]}, "checks[0].command"),
+    ({"prompt": "x", "cwd": "/w", "dependsOn": ["x"]}, "dependsOn[0]"),
+    ({"prompt": "x", "cwd": "/w", "shell": "zsh"}, "$.shell"),
+    ({"prompt": "x", "cwd": "/w", "sandbox": "none"}, "$.sandbox"),
+    ({"prompt": "x", "cwd": "/w", "outputSchema": {"type": "nope"}}, "outputSchema"),
+    ({"prompt": "x", "cwd": "/w", "outputSchema": {"$ref": "https://example.com/s"}}, "outputSchema"),
 )
-async def test_what_cannot_be_meant_is_refused_with_its_field(tmp_path: Path, asked: object, field: str) -> None:
-    async with Program("conductor", tmp_path / "baa", BAA_WORKER_EMBEDDED="false") as program:
+
+
+async def test_what_cannot_be_meant_is_refused_with_its_field(program: Program, conductor: Conductor) -> None:
+    for asked, field in WRONG:
         status, code, details = refused(await post(program, "/v1/tasks", asked))
-        assert (status, code, details["field"]) == (422, "invalid_request", field)
+        assert (status, code, details.get("field")) == (422, "invalid_request", field), asked
+    assert [task async for task in conductor.tasks()] == []
 
 
 async def test_a_dependency_must_exist(conductor: Conductor) -> None:
@@ -136,6 +139,14 @@ async def test_pages_of_tasks_newest_first_and_by_state(conductor: Conductor, fo
     assert ([task.task_id for task in rest.tasks], rest.next_page_token) == (made[2::-1], None)
     assert [task.task_id async for task in conductor.tasks()] == made[::-1]
     assert [task.task_id async for task in conductor.tasks(states=[TaskState.CANCELED])] == [made[1]]
+    ended = (await conductor.task(made[1])).ended_at
+    assert [task.task_id async for task in conductor.tasks(since=ended)] == made[::-1]
+    later = "2100-01-01T00:00:00Z"
+    assert [task.task_id async for task in conductor.tasks(since=later)] == [*made[:1:-1], made[0]]
+    for wrong in ("yesterday", "2026-11-26", "2026-11-26T18:00:00"):
+        with pytest.raises(Rejected) as error:
+            await conductor.task_page(since=wrong)
+        assert error.value.code is Code.INVALID_REQUEST
 
     def script() -> list[str]:
         with sync.Conductor(found) as blocking:

@@ -84,6 +84,7 @@ async def test_the_next_life_of_a_node_goes_on_and_the_last_one_writes_nothing(f
     claimed = await engine.claim(attempt.task_id, 1, node_id="here", owner=new)
     assert claimed is not None
     assert (claimed[1].owner, claimed[1].turn_id, claimed[1].started_at) == (new, "trn_1", attempt.started_at)
+    assert (claimed[1].time_ms, claimed[0].time_ms) == (100, 0), "its age is the database's to say"
     assert await engine.orphans("here", new) == []
     assert (await kinds(engine, "attempt."))[-1] == "attempt.resumed"
     await writes_nothing(fleet, engine, old, attempt.attempt_id)

@@ -153,7 +153,10 @@ class Evidence(Struct, rename="camel", kw_only=True, frozen=True):
 
 
 class Attempt(Struct, rename="camel", kw_only=True, frozen=True):
-    """One try at a task. `attempt_id` is `TASK:NUMBER`; `owner` the incarnation of the worker that runs it."""
+    """One try at a task. `attempt_id` is `TASK:NUMBER`; `owner` the incarnation of the worker that runs it.
+
+    `time_ms`: how long it took since a worker took it up; of one that runs, by now.
+    """
 
     attempt_id: str
     task_id: str
@@ -165,6 +168,7 @@ class Attempt(Struct, rename="camel", kw_only=True, frozen=True):
     session_id: str | None
     turn_id: str | None
     tokens: int
+    time_ms: int = 0
     evidence: Evidence
     created_at: str
     started_at: str | None

@@ -12,7 +12,7 @@ from baa.api.tasks import Task
 from baa.cli.items import short
 from baa.cli.plain import plain
 from baa.cli.remote import ask_conductor
-from baa.cli.report_facts import ASKING, Done, Report, counts, summed
+from baa.cli.report_facts import ASKING, Done, Report, summed
 from baa.cli.task_show import cost, minute
 from baa.cli.when import since as since_of
 from baa.client.conductor import Conductor
@@ -28,9 +28,7 @@ def report(since: str, *, config: Path | None, json: bool) -> int:
 
     async def do(conductor: Conductor) -> Report:
         # Attempts tell why something failed; a task that ended before is of no concern.
-        tasks: list[Task] = [
-            await conductor.task(task.task_id) async for task in conductor.tasks() if counts(task, from_)
-        ]
+        tasks: list[Task] = [await conductor.task(task.task_id) async for task in conductor.tasks(since=from_)]
         events, cursor = [], "0"
         while True:
             page = await conductor.event_page(cursor, types=ASKING, limit=1000)

@@ -75,18 +75,29 @@ class Conductor(Peer):
         return (await self._get(f"{TASKS}/{task_id}", TaskAnswer)).task
 
     async def task_page(
-        self, *, states: Iterable[TaskState] | None = None, limit: int = PAGE, page_token: str | None = None
+        self,
+        *,
+        states: Iterable[TaskState] | None = None,
+        since: str | None = None,
+        limit: int = PAGE,
+        page_token: str | None = None,
     ) -> TaskPage:
-        """A page of tasks without their attempts, newest first."""
-        query = {"state": None if states is None else ",".join(states), "limit": limit, "pageToken": page_token}
+        """A page of tasks without their attempts, newest first; none that ended before `since` (RFC 3339)."""
+        state = None if states is None else ",".join(states)
+        query = {"state": state, "since": since, "limit": limit, "pageToken": page_token}
         return await self._get(TASKS, TaskPage, query=query)
 
-    async def tasks(self, *, states: Iterable[TaskState] | None = None) -> AsyncIterator[Task]:
-        """All tasks, or those in these states, newest first, without their attempts; read as far as they are taken."""
+    async def tasks(
+        self, *, states: Iterable[TaskState] | None = None, since: str | None = None
+    ) -> AsyncIterator[Task]:
+        """All tasks, or those in these states and none that ended before `since`, newest first, without their attempts.
+
+        Read as far as they are taken.
+        """
         wanted = None if states is None else list(states)
         token: str | None = None
         while True:
-            page = await self.task_page(states=wanted, page_token=token)
+            page = await self.task_page(states=wanted, since=since, page_token=token)
             for task in page.tasks:
                 yield task
             token = page.next_page_token

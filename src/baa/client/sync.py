@@ -188,9 +188,12 @@ class Conductor(Blocking[conductors.Conductor]):
     resume = method(conductors.Conductor.resume)
     event_page = method(conductors.Conductor.event_page)
 
-    def tasks(self, *, states: Iterable[TaskState] | None = None) -> Iterator[Task]:
-        """All tasks, or those in these states, newest first, without their attempts; read as far as they are taken."""
-        found = self._peer.tasks(states=states)
+    def tasks(self, *, states: Iterable[TaskState] | None = None, since: str | None = None) -> Iterator[Task]:
+        """All tasks, or those in these states and none that ended before `since`, newest first, without their attempts.
+
+        Read as far as they are taken.
+        """
+        found = self._peer.tasks(states=states, since=since)
         while (task := self._wait(_following_one(found))) is not None:
             yield task
 

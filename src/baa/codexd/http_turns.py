@@ -124,7 +124,7 @@ async def _while_open(daemon: Daemon, turn_id: str, asking: Awaitable[None]) -> 
 
 
 def _check_schema(schema: dict[str, Any]) -> None:
-    from baa.codexd.machines.output import schema_flaw  # late: its library takes time to load, and few turns need it
+    from baa.api.output import schema_flaw  # late: its library takes time to load, and few turns need it
 
     flaw = schema_flaw(schema)
     if flaw is not None:

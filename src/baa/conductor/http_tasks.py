@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from baa.api import ids
 from baa.api.errors import Code, Rejected
 from baa.api.sessions import NoFields
 from baa.api.tasks import SubmitTask, TaskState, Workspace
+from baa.clock import rfc3339
 from baa.conductor.asking import soon
 from baa.config import NODE_ID
 from baa.http import envelope
@@ -41,12 +43,13 @@ def routes(conductor: Conductor) -> list[Any]:
 
     @get("/v1/tasks", opt={OPT: "read"})
     async def list_tasks(request: Asked) -> Response[bytes]:
-        query = query_of(request, {"limit", "pageToken", "state"})
+        query = query_of(request, {"limit", "pageToken", "since", "state"})
         limit = integer(query, "limit", default=PAGE, low=1, high=PAGE_MAX)
         after = query.get("pageToken")
         if after is not None and not ids.is_id(after, ids.TASK):
             raise Rejected(Code.INVALID_REQUEST, "`pageToken` must be a `nextPageToken` of an earlier answer.")
-        found, more = await soon(engine.tasks(state=_states(query.get("state")), limit=limit, after=after))
+        states, since = _states(query.get("state")), _since(query.get("since"))
+        found, more = await soon(engine.tasks(state=states, limit=limit, after=after, since=since))
         return answer({"tasks": found, "nextPageToken": more})
 
     @get("/v1/tasks/{task_id:str}", opt={OPT: "read"})
@@ -84,6 +87,19 @@ def _states(text: str | None) -> list[TaskState] | None:
         raise Rejected(Code.INVALID_REQUEST, message) from None
 
 
+def _since(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is None or len(text) < len("2026-11-26T18:00Z"):
+            raise ValueError(text)
+        return rfc3339(int(time.timestamp() * 1000))
+    except (ValueError, OverflowError):
+        message = "`since` must be a time with its offset, as 2026-11-26T18:00:00Z."
+        raise Rejected(Code.INVALID_REQUEST, message) from None
+
+
 def check(asked: SubmitTask) -> None:
     """What the types cannot say of a task. Raises Rejected (422) with the field."""
     for field, wrong in _flaws(asked):
@@ -105,6 +121,11 @@ def _flaws(asked: SubmitTask) -> Iterable[tuple[str, str]]:
             yield "ref", "`ref` must be a branch, a tag or a commit."
     if asked.node is not None and not NODE_ID.fullmatch(asked.node):
         yield "node", "`node` must be the id of a node: `baa node list` names those there are."
+    if asked.output_schema is not None:
+        from baa.api.output import schema_flaw  # late: its library takes time to load, and few tasks need it
+
+        if flaw := schema_flaw(asked.output_schema):
+            yield "outputSchema", f"`outputSchema` is no JSON schema: {flaw}"
     if not asked.prompt.strip():
         yield "prompt", "`prompt` must say something."
     for place, each in enumerate(asked.checks):

@@ -44,6 +44,12 @@ OF_STATES: Final = Parameter(
     {"type": "array", "items": {"enum": [state.value for state in TaskState]}, "minItems": 1},
     "Only tasks in these states, with commas between them.",
 )
+SINCE: Final = word(
+    "since",
+    "Only tasks that have not ended, or ended then or later; a time with its offset.",
+    pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{3})?)?(Z|[+-][0-9]{2}:[0-9]{2})$",
+    examples=["2026-11-26T18:00:00Z"],
+)
 PAGED: Final = (LIMIT, word("pageToken", "The `nextPageToken` of the page before.", pattern=ID))
 OF_TASK: Final = word("taskId", "Only events of this task, codexd's among them.", pattern=ID)
 KEY: Final = key("The same key and body again give the same task, for as long as there is that task.")
@@ -114,7 +120,7 @@ def _tasks() -> tuple[Operation, ...]:
             tasks,
             "Tasks without their attempts, newest first.",
             data=TaskPage,
-            parameters=(OF_STATES, *PAGED),
+            parameters=(OF_STATES, SINCE, *PAGED),
             codes=LOOKS,
         ),
         get(

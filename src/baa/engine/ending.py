@@ -48,7 +48,7 @@ def end(
         WHERE attempt_id = :id""",
         state=str(state),
         reason=reason,
-        time_ms=_lasted(tx, attempt),
+        time_ms=lasted(tx, attempt),
         now=tx.now,
         id=attempt.attempt_id,
     )
@@ -100,7 +100,7 @@ def _result(tx: Transaction, task: sa.Row[Any]) -> str:
     return msgspec.json.encode(result).decode()
 
 
-def _lasted(tx: Transaction, attempt: sa.Row[Any]) -> int:
+def lasted(tx: Transaction, attempt: sa.Row[Any]) -> int:
     """Milliseconds since the attempt was taken up; by the wall clock where the machine was started anew."""
     if attempt.started_at is None:
         return 0

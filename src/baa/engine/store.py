@@ -129,10 +129,20 @@ class Engine:
         return await self._database.read(lambda tx: tasks.get(tx, task_id, attempts=attempts))
 
     async def tasks(
-        self, *, state: Sequence[TaskState] | None = None, limit: int = 100, after: str | None = None
+        self,
+        *,
+        state: Sequence[TaskState] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        since: str | None = None,
     ) -> tuple[list[Task], str | None]:
-        """A page of tasks without their attempts, newest first, and the `after` of the next one; None: the last."""
-        return await self._database.read(lambda tx: tasks.listed(tx, states=state, limit=limit, after=after))
+        """A page of tasks without their attempts, newest first, and the `after` of the next one; None: the last.
+
+        `since`, as `rfc3339` writes it, leaves out those that ended before.
+        """
+        return await self._database.read(
+            lambda tx: tasks.listed(tx, states=state, limit=limit, after=after, since=since)
+        )
 
     async def cancel(self, task_id: str) -> Task:
         """End what no worker has taken up, at once; ask for the end of what runs (`cancel_asked`).

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 
 from baa.api import ids
 from baa.api.errors import Code, Rejected
-from baa.api.tasks import TASK_ENDED, Attempt, AttemptState, Evidence, SubmitTask, Task, TaskState
+from baa.api.tasks import ATTEMPT_ENDED, TASK_ENDED, Attempt, AttemptState, Evidence, SubmitTask, Task, TaskState
 from baa.api.tasks import QueueEventType as Told
 from baa.clock import rfc3339
 from baa.engine import decide
 from baa.engine.database import Transaction
-from baa.engine.ending import OPEN, end, locked_attempt, locked_task, move
+from baa.engine.ending import OPEN, end, lasted, locked_attempt, locked_task, move
 from baa.engine.events import tell
 
 TITLE_MAX: Final = 80
@@ -83,18 +83,23 @@ def get(tx: Transaction, task_id: str, *, attempts: bool = True) -> Task:
     if not attempts:
         return _task(row, None)
     rows = tx.rows("SELECT * FROM attempt WHERE task_id = :task_id ORDER BY number", task_id=task_id)
-    return _task(row, [attempt_of(each) for each in rows])
+    return _task(row, [_by_now(tx, each) for each in rows])
 
 
 def listed(
-    tx: Transaction, *, states: Sequence[TaskState] | None, limit: int, after: str | None
+    tx: Transaction, *, states: Sequence[TaskState] | None, limit: int, after: str | None, since: str | None
 ) -> tuple[list[Task], str | None]:
-    """A page of tasks without their attempts, newest first; the `after` of the next one, None if there is none."""
+    """A page of tasks without their attempts, newest first; the `after` of the next one, None if there is none.
+
+    `since`, as `rfc3339` writes it, leaves out those that ended before.
+    """
     where, values = "TRUE", dict[str, Any](limit=limit + 1)
     if states is not None:
         where, values = f"{where} AND state IN :states", {**values, "states": [str(state) for state in states]}
     if after is not None:
         where, values = f"{where} AND task_id < :after", {**values, "after": after}
+    if since is not None:
+        where, values = f"{where} AND (ended_at IS NULL OR ended_at >= :since)", {**values, "since": since}
     rows = tx.rows(f"{_TASKS} WHERE {where} ORDER BY task_id DESC LIMIT :limit", **values)
     page = [_task(row, None) for row in rows[:limit]]
     return page, page[-1].task_id if len(rows) > limit and page else None
@@ -174,11 +179,18 @@ def attempt_of(row: sa.Row[Any]) -> Attempt:
         session_id=row.session_id,
         turn_id=row.turn_id,
         tokens=row.tokens,
+        time_ms=row.time_ms,
         evidence=msgspec.json.decode(row.evidence, type=Evidence),
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
     )
+
+
+def _by_now(tx: Transaction, row: sa.Row[Any]) -> Attempt:
+    """An attempt with the time that it took by now, on the database's clock."""
+    told = attempt_of(row)
+    return told if row.state in ATTEMPT_ENDED else msgspec.structs.replace(told, time_ms=lasted(tx, row))
 
 
 def open_attempts(tx: Transaction, where: str, **values: Any) -> list[Attempt]:

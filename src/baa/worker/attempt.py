@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -132,7 +131,7 @@ class Attempting:
     def __post_init__(self) -> None:
         self.evidence = self.attempt.evidence
         self.session_id = self.attempt.session_id
-        self._began = self.by.clock.monotonic() - self._age_ms() / 1000
+        self._began = self.by.clock.monotonic() - self.attempt.time_ms / 1000
         self._cursor: str | None = None
         self._waited_for = 0
         if self.task.cancel_asked:
@@ -225,13 +224,6 @@ class Attempting:
             now_utc_ms=self.by.clock.utc_ms(),
             chance=self.by.chance(),
         )
-
-    def _age_ms(self) -> int:
-        """How long ago it was first claimed: by the wall clock, for that was perhaps another process."""
-        if self.attempt.started_at is None:
-            return 0
-        started = datetime.fromisoformat(self.attempt.started_at).timestamp() * 1000
-        return max(0, self.by.clock.utc_ms() - round(started))
 
     def _elapsed_ms(self) -> int:
         return round((self.by.clock.monotonic() - self._began) * 1000)

@@ -196,7 +196,7 @@ def _output(running: Turn) -> tuple[Raw | UnsetType, str | None]:
 
 
 def _flaw(schema: dict[str, Any], value: Any) -> str | None:
-    from baa.codexd.machines.output import flaw_of  # late: few turns have a schema, and its library takes time to load
+    from baa.api.output import flaw_of  # late: few turns have a schema, and its library takes time to load
 
     return flaw_of(schema, value)
 

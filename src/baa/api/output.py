@@ -1,4 +1,4 @@
-"""Whether a turn's output is what its schema promised."""
+"""Whether an output is what its schema promised, and whether that is a schema."""
 
 from __future__ import annotations
 
