@@ -37,11 +37,11 @@ def readers(codexd: Codexd, count: int, until: int, *, deaf: int = 0) -> Iterato
             process.terminate()
 
 
-def told(process: subprocess.Popen[str]) -> tuple[list[int], list[list[float]]]:
-    """How many deltas each saw; and for each turn, the ages of events that were looked at, in ms."""
+def told(process: subprocess.Popen[str], deltas: int) -> tuple[int, list[list[float]]]:
+    """How many missed something of so many deltas; and for each turn, the ages of events that were looked at, in ms."""
     assert process.stdout is not None
     found = json.loads(process.stdout.readline())
-    return found["seen"], found["ages"]
+    return found["missed"] + (found["deltas"] != deltas), found["ages"]
 
 
 def fan_out(codexd: Codexd, *, deltas: int, rounds: int, say: Say) -> list[Row]:
@@ -56,11 +56,11 @@ def fan_out(codexd: Codexd, *, deltas: int, rounds: int, say: Say) -> list[Row]:
                 thread = codexd.thread()
                 played = codexd.play(thread, flood(deltas))
                 steady = codexd.play(thread, STEADY)
-                seen, ages = told(process)
+                missing, ages = told(process, played.deltas + steady.deltas)
             times.append((played.ended - played.asked) * 1000)
             fast[count] += ages[0]
             calm[count] += ages[1]
-            missed += sum(each != played.deltas + steady.deltas for each in seen)
+            missed += missing
             say(f"{count} subscribers: {played.deltas_per_s:,.0f} deltas/s to each")
     slower = statistics.median(b / a for a, b in zip(took[1], took[MANY], strict=True)) - 1
     return [

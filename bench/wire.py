@@ -114,16 +114,17 @@ class WebSocket:
             raise Closed
         self._buffer += data
 
-    def take(self) -> bytes:
-        """What was read before and not looked at, or what comes next, as it came. Raises Closed."""
+    def take(self, into: memoryview) -> int:
+        """Put what was read before and not looked at, or what comes next, there: how many bytes. Raises Closed."""
         if self._buffer:
-            data = bytes(self._buffer)
-            self._buffer.clear()
-            return data
-        data = self._sock.recv(READ_BYTES)
-        if not data:
+            size = min(len(into), len(self._buffer))
+            into[:size] = self._buffer[:size]
+            del self._buffer[:size]
+            return size
+        size = self._sock.recv_into(into)
+        if not size:
             raise Closed
-        return data
+        return size
 
     def waiting(self) -> Iterator[bytes]:
         """The whole messages that were read already."""

@@ -19,7 +19,7 @@ from baa.api.events import EventType
 from baa.clock import SystemClock
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.machines.inputs import NewEvent
-from baa.codexd.subscriptions import CLOSED_SLOW, Subscriptions
+from baa.codexd.subscriptions import CLOSED_SLOW, STEP, Subscriptions
 from baa.http.limits import Receive, Scope, Send
 from baa.http.serve import HttpServer, bind
 from tests.support.house import until
@@ -138,6 +138,21 @@ async def test_what_comes_in_numbers_comes_in_frames_of_many(tmp_path: Path) -> 
             frames.append(await frame(socket))
         assert [len(each["events"]) for each in frames] == [1000, 1000, 500]
         assert [each["from"] for each in frames[1:]] == [each["next"] for each in frames[:-1]]
+
+
+async def test_several_readers_are_told_by_the_same_frames_wherever_each_began(tmp_path: Path) -> None:
+    async with streams(tmp_path) as house:
+        await house.tell(*["old"] * 100)
+        async with house.websocket("?after=0") as one, house.websocket(f"?after={house.log.epoch}:70") as two:
+            await until(lambda: house.subscriptions.count == 2)
+            both = one, two
+            for socket in both:
+                await frame(socket)
+                assert (await frame(socket))["next"] == f"{house.log.epoch}:100"
+            await house.tell(*["news"] * (2 * STEP))
+            frames = [[await socket.recv() for _ in range(3)] for socket in both]
+    assert frames[0] == frames[1]
+    assert [json.loads(each)["next"].partition(":")[2] for each in frames[0]] == ["512", "1024", "1124"]
 
 
 @pytest.mark.parametrize("how", READERS)

@@ -127,6 +127,7 @@ class EventLog:
         self._filled = False
         self._space_at = 0.0
         self.on_events: Callable[[Sequence[Stored]], None] = lambda _: None  # called in the writer's thread
+        self.on_news: Callable[[], None] = lambda: None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._given: SimpleQueue[list[Transaction]] = SimpleQueue()
@@ -408,6 +409,7 @@ class EventLog:
             self._keep(stored)
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
+            self.on_news()
         for transaction, seq in told:  # first what Codex and callers wait for
             for call in transaction.done:
                 call(seq)

@@ -40,12 +40,16 @@ SCAN_SEQS: Final = 20_000
 """Seqs that a page of the file looks through at most: what is rare in a long log is looked for in many short reads."""
 
 REST: Final = 2.0
-REST_S: Final = 0.02
+REST_S: Final = 0.03
 """With several readers, they all rest after they were told something: this many times as long as the telling took, and
 so many seconds at most. Many readers cost least by fewer, larger frames."""
 
-FRAMES: Final = 8
-"""How many frames are kept for readers that come to the same place: they are together, or nearly."""
+FRAMES: Final = 32
+"""How many frames are kept for readers that come to the same place."""
+
+STEP: Final = 512
+"""With several readers, a frame goes no further than to the next seq that this divides: so those who have fallen
+behind, each at its own place, come to the same places again, and one frame does for all of them."""
 
 UNREAD_S: Final = 20.0
 """Seconds for a reader to make room for one frame. Later it is closed: the log keeps its events for it."""
@@ -109,16 +113,18 @@ def _types(text: str | None) -> frozenset[str] | None:
     return types
 
 
-async def read_on(log: EventLog, asked: Wanted, after: int, limit: int = FRAME_EVENTS) -> reading.Page:
-    """What follows seq `after`, committed by now: from memory if it is all there, else from the file.
+async def read_on(
+    log: EventLog, asked: Wanted, after: int, limit: int = FRAME_EVENTS, *, upto: int | None = None
+) -> reading.Page:
+    """What follows seq `after`, committed by now, and not after `upto`: from memory if it is all there, else the file.
 
     Raises Rejected (410) if the log let go of it.
     """
     tail = log.tail
     if tail and tail[0].seq <= after + 1:
-        return _from_tail(tail, asked, after, limit)
+        return _from_tail(tail, asked, after, limit, upto)
     # What is committed but not told yet has no cursor that a reader could come back with.
-    head = min(log.head, after + SCAN_SEQS)
+    head = min(log.head, after + SCAN_SEQS, log.head if upto is None else upto)
 
     def read() -> reading.Page:
         return reading.events(
@@ -137,7 +143,7 @@ async def read_on(log: EventLog, asked: Wanted, after: int, limit: int = FRAME_E
         raise expired(epoch=log.epoch, oldest=log.oldest, head=log.head) from None
 
 
-def _from_tail(tail: deque[Stored], asked: Wanted, after: int, limit: int) -> reading.Page:
+def _from_tail(tail: deque[Stored], asked: Wanted, after: int, limit: int, upto: int | None) -> reading.Page:
     # Seqs in the tail have no gaps, so the place of the first wanted one can be computed; a deque is walked to it from
     # its nearer end, and who keeps up wants the last few of thousands.
     new: Iterable[Stored]
@@ -146,13 +152,17 @@ def _from_tail(tail: deque[Stored], asked: Wanted, after: int, limit: int) -> re
         new = reversed(list(islice(reversed(tail), count)))
     else:
         new = islice(tail, after + 1 - tail[0].seq, None)
+    if upto is not None:
+        new = islice(new, upto - after)
     bodies: list[bytes] = []
     end, size = after, 0
+    all_of_them = asked.session_id is None and asked.types is None
     for event in new:
         end = event.seq
-        if asked.takes(event):
-            bodies.append(event.body)
-            size += len(event.body)
+        if all_of_them or asked.takes(event):
+            body = event.body
+            bodies.append(body)
+            size += len(body)
             if len(bodies) == limit or size >= FRAME_BYTES:
                 break
     return reading.Page(bodies, end)
@@ -172,48 +182,70 @@ REASONS: Final = {CLOSED_SLOW: "not reading", CLOSED_EXPIRED: "cursor_expired"}
 _Asked: TypeAlias = tuple[str, int, int, str | None, frozenset[str] | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Frame:
     """A frame of events, and the seq that its reader goes on from. An empty one moves the cursor alone."""
 
     next: int
     text: bytes
     empty: bool
+    _framed: bytes = b""
+
+    @property
+    def framed(self) -> bytes:
+        """The text as a WebSocket's frame, made once for all who are told it."""
+        self._framed = self._framed or text_frame(self.text)
+        return self._framed
 
 
-class _Rest:
-    """The pause that all readers make together after each round of telling."""
+class _Rounds:
+    """When readers are told: all at once, when there is something new and the pause after the last round is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: EventLog) -> None:
+        """Of the readers of `log`, which calls from here on when there is something new."""
+        self._log = log
         self._until = 0.0
-        self._began: float | None = None
-        self._risen: asyncio.Event | None = None
+        self._next = asyncio.Event()
+        self._due: asyncio.TimerHandle | None = None
+        self.together = False
+        log.on_news = self._news
 
-    async def over(self) -> None:
-        """Wait until the pause after the last round is over; then a new round begins with this reader."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._until:
-            if self._risen is None:
-                self._risen = asyncio.Event()
-                loop.call_at(self._until, self._rise)
-            await self._risen.wait()
-        if self._began is None:
-            self._began = loop.time()
-            loop.call_soon(self._told)  # behind all readers that were woken with this one
+    async def past(self, seq: int) -> None:
+        """Wait for the round in which there is an event after `seq`."""
+        if self._log.head > seq:
+            if not self._resting():
+                return
+            self._news()
+        while True:
+            await self._next.wait()
+            if self._log.head > seq:
+                return
 
-    def _rise(self) -> None:
-        assert self._risen is not None
-        self._risen.set()
-        self._risen = None
+    def _resting(self) -> bool:
+        return self.together and asyncio.get_running_loop().time() < self._until
 
-    def _told(self) -> None:
-        assert self._began is not None
+    def _news(self) -> None:
+        if self._due is not None:
+            return
+        if self._resting():
+            self._due = asyncio.get_running_loop().call_at(self._until, self._begin)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._due = None
+        now, self._next = self._next, asyncio.Event()
+        now.set()
+        if self.together:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._told, loop.time())  # behind all readers that were woken just now
+
+    def _told(self, began: float) -> None:
         now = asyncio.get_running_loop().time()
-        self._until = now + min(REST * (now - self._began), REST_S)
-        self._began = None
+        self._until = now + min(REST * (now - began), REST_S)
 
 
-Tell: TypeAlias = Callable[[str, Cursor, bytes], Awaitable[None]]
+Tell: TypeAlias = Callable[[str, Cursor, _Frame], Awaitable[None]]
 """Sends one frame: its type, the cursor that its reader has with it, and the frame itself."""
 
 
@@ -226,15 +258,14 @@ class Subscriptions:
         self._heartbeat_s = heartbeat_s
         self._unread_s = unread_s
         self.count = 0
-        self._rest = _Rest()
+        self._rounds = _Rounds(log)
         self._frames: dict[_Asked, _Frame] = {}
-        self._last_text = self._last_frame = b""
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One WebSocket, from its handshake to its end (raw ASGI; the guard was here before)."""
 
-        async def tell(_: str, __: Cursor, frame: bytes) -> None:
-            await send({"type": "websocket.send", FRAME: self._framed(frame)})
+        async def tell(_: str, __: Cursor, frame: _Frame) -> None:
+            await send({"type": "websocket.send", FRAME: frame.framed})
 
         await receive()  # the handshake
         asked = await self._asked(scope, send)
@@ -248,8 +279,8 @@ class Subscriptions:
     async def serve_sse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One reader of server-sent events: the WebSocket's frames, each with the cursor to come back with."""
 
-        async def tell(type_: str, cursor: Cursor, frame: bytes) -> None:
-            message = b"id: %b\nevent: %b\ndata: %b\n\n" % (str(cursor).encode(), type_.encode(), frame)
+        async def tell(type_: str, cursor: Cursor, frame: _Frame) -> None:
+            message = b"id: %b\nevent: %b\ndata: %b\n\n" % (str(cursor).encode(), type_.encode(), frame.text)
             await send({"type": "http.response.body", "body": message, "more_body": True})
 
         asked = await self._asked(scope, send)
@@ -280,6 +311,7 @@ class Subscriptions:
     async def _follow(self, asked: Wanted, receive: Receive, tell: Tell) -> int | None:
         """Tell the reader what it wants until it is gone (None), or must be closed: with which code."""
         self.count += 1
+        self._rounds.together = self.count > 1
         try:
             async with asyncio.TaskGroup() as tasks:
                 pump = tasks.create_task(self._pump(asked, tell), name="pump")
@@ -292,12 +324,7 @@ class Subscriptions:
             return code
         finally:
             self.count -= 1
-
-    def _framed(self, text: bytes) -> bytes:
-        """The text as a WebSocket's frame, made once for all who are told the same."""
-        if text is not self._last_text:
-            self._last_text, self._last_frame = text, text_frame(text)
-        return self._last_frame
+            self._rounds.together = self.count > 1
 
     async def _read(self, asked: Wanted, at: int, told: int) -> _Frame:
         """The next frame for a reader.
@@ -308,7 +335,8 @@ class Subscriptions:
         key = (self._log.epoch, at, told, asked.session_id, asked.types)
         frame = self._frames.get(key)
         if frame is None:
-            page = await read_on(self._log, asked, at)
+            upto = (at // STEP + 1) * STEP if self.count > 1 else None
+            page = await read_on(self._log, asked, at, upto=upto)
             frame = _Frame(page.next, events_frame(self._log, told, page), empty=not page.bodies)
             if self.count > 1:
                 self._frames[key] = frame
@@ -328,29 +356,28 @@ class Subscriptions:
         told = at  # the cursor that the reader has; what it did not want moves `at` alone
         now = asyncio.get_running_loop().time
 
-        async def send(type_: str, frame: bytes) -> None:
+        async def send(type_: str, frame: _Frame) -> None:
             async with asyncio.timeout(self._unread_s):
                 await tell(type_, log.cursor(told), frame)
 
         try:
-            await send("hello", msgspec.json.encode(hello))
+            await send("hello", _Frame(at, msgspec.json.encode(hello), empty=True))
             quiet_until = now() + self._heartbeat_s
             while True:
                 try:
                     async with asyncio.timeout_at(quiet_until):
-                        await log.wait_past(at)
-                        if self.count > 1:
-                            await self._rest.over()
+                        await self._rounds.past(at)
                         found = await self._read(asked, at, told)
                 except TimeoutError:
                     found = _Frame(at, events_frame(log, told, reading.Page([], at)), empty=True)
                 at = found.next
                 if not found.empty or (now() >= quiet_until and at > told):
                     told = at
-                    await send("events", found.text)
+                    await send("events", found)
                     quiet_until = now() + self._heartbeat_s
                 elif now() >= quiet_until:
-                    await send("heartbeat", msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head)))))
+                    beat = msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head))))
+                    await send("heartbeat", _Frame(at, beat, empty=True))
                     quiet_until = now() + self._heartbeat_s
         except TimeoutError:
             return CLOSED_SLOW
