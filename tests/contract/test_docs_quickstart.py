@@ -46,7 +46,7 @@ ASKS: Final = "baa session list --needs-answer"
 SCENARIOS: Final = (
     when("Which tests", Say("test_import: it waits two seconds for a server that is up at once.")),
     when("Make it faster", Say("It asks every 10 ms now.")),
-    when("List the TODOs", Say("parser.py:7: TODO tabs")),
+    when("List the modules", Say("parser.py reads, server.py serves.")),
     when(
         "Update the changelog",
         Patch("*** Begin Patch\n*** Add File: CHANGELOG.md\n+Tabs are accepted.\n*** End Patch"),
