@@ -50,6 +50,7 @@ async def test_it_says_how_the_node_is_and_keeps_what_it_knew(house: House) -> N
     assert told["codexd"]["state"] == "running"
     assert told["codexd"]["child"]["state"] == "ready"
     assert told["codexd"]["child"]["codexVersion"] == (await node.child_is("ready"))["codexVersion"]
+    assert told["codexd"]["child"]["support"] == "known"
     assert (told["conductor"]["role"], told["conductor"]["term"]) == ("leader", 1)
     assert told["counts"]["sessions"] == 0
     assert "detail" not in told

@@ -19,6 +19,7 @@ from baa.api.status import (
     LogStatus,
     RecentEvent,
     Status,
+    Support,
 )
 from baa.status_api.page import page
 from baa.status_api.view import FromCodexd, FromConductor, Heard, overview
@@ -35,6 +36,7 @@ STATUS = Status(
         generation=1,
         pid=4712,
         codex_version="0.1.0",
+        support=Support.TOO_OLD,
         started_at=THEN,
         restarts=3,
         last_exit=None,
@@ -131,7 +133,7 @@ class Parsed(HTMLParser):
 def test_the_page_says_in_words_what_is_fresh_stale_and_unknown() -> None:
     fresh = Parsed(page(seen("fresh", "fresh")))
     assert "All programs answer." in fresh.words
-    assert "version 1.2.3; Codex 0.1.0: ready, not logged in" in fresh.words
+    assert "version 1.2.3; Codex 0.1.0 (too old): ready, not logged in" in fresh.words
     assert "version 1.2.4; leader, term 4" in fresh.words
     assert "2 active, 0 draining, 1 gone" in fresh.words
     assert "script" not in fresh.tags

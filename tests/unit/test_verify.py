@@ -112,6 +112,21 @@ def test_codexs_version_and_login(answer: Answer, levels: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("support", "told"),
+    [
+        ("known", "version 0.163.0, ready, a release that codexd is tested with"),
+        ("newer", "version 0.163.0, ready, newer than the releases that codexd is tested with"),
+        ("older", "version 0.163.0, ready, not among the releases that codexd is tested with"),
+        (None, "version 0.163.0, ready"),  # a codexd of old
+    ],
+)
+def test_whether_codexd_is_tested_with_this_codex(support: str | None, told: str) -> None:
+    child: dict[str, object] = {"state": "ready", "codexVersion": "0.163.0", "problem": None, "support": support}
+    line, _ = verify.codex_lines(status(child, logged_in=True))
+    assert (line.level, line.evidence) == ("ok", told)
+
+
+@pytest.mark.parametrize(
     ("answer", "level", "told"),
     [
         (Answer(status=200, data={"nodes": [{"nodeId": "desk", "state": "active", "slots": 2}]}), "ok", "2 slots"),

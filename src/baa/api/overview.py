@@ -8,14 +8,15 @@ from __future__ import annotations
 from msgspec import UNSET, Struct, UnsetType
 
 from baa.api.conductor import Node, Readiness, Role
-from baa.api.status import Counts, Status
+from baa.api.status import Counts, Status, Support
 
 
 class Child(Struct, rename="camel", kw_only=True, frozen=True):
-    """codexd's child."""
+    """codexd's child. `support`: whether codexd is tested with this version of Codex."""
 
     state: str
     codex_version: str | None
+    support: Support
     restarts: int
     logged_in: bool | None
 

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from baa.api.errors import BaaError, CannotStart
+from baa.api.status import Support
 from baa.client.conductor import Conductor
 from baa.client.discovery import Unreachable, address_of
 from baa.config import Config
@@ -181,6 +182,14 @@ def role(answer: Answer, expected: str) -> Line:
     return Line("ok", "conductor role", f"{found}, expected {expected}")
 
 
+TESTED: Final[dict[str, str]] = {
+    Support.KNOWN: ", a release that codexd is tested with",
+    Support.NEWER: ", newer than the releases that codexd is tested with",
+    Support.OLDER: ", not among the releases that codexd is tested with",
+    Support.UNKNOWN: ", which says nothing of what it can do",
+}
+
+
 def codex_lines(answer: Answer) -> list[Line]:
     """Codex's version and login, as codexd tells them."""
     if answer.status != 200:
@@ -190,7 +199,8 @@ def codex_lines(answer: Answer) -> list[Line]:
     if problem:
         lines = [Line("fail", "Codex", str(problem), "do what it says; codexd looks again by itself")]
     elif version:
-        lines = [Line("ok", "Codex", f"version {version}, {child.get('state')}")]
+        tested = TESTED.get(str(child.get("support")), "")
+        lines = [Line("ok", "Codex", f"version {version}, {child.get('state')}{tested}")]
     else:
         lines = [Line("warn", "Codex", f"no version yet: the child is {child.get('state')}", "baa service logs")]
     if account.get("loggedIn") is False:

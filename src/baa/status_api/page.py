@@ -47,7 +47,8 @@ with the read token it says more. On the machine: <code>baa node check</code>.</
 def _codexd(view: CodexdView) -> tuple[str, ...]:
     more = f"version {view.version}" if view.version else ""
     if view.child is not None:
-        more += f"; Codex {view.child.codex_version or 'unknown'}: {view.child.state}"
+        tested = view.child.support.value.replace("_", " ")
+        more += f"; Codex {view.child.codex_version or 'unknown'} ({tested}): {view.child.state}"
         more += {True: ", logged in", False: ", not logged in", None: ""}[view.child.logged_in]
     return ("codexd", view.state, _heard(view), more)
 

@@ -61,6 +61,7 @@ def _codexd(heard: Heard) -> CodexdView:
     child = Child(
         state=status.child.state,
         codex_version=status.child.codex_version,
+        support=status.child.support,
         restarts=status.child.restarts,
         logged_in=status.codex.logged_in,
     )
