@@ -34,6 +34,7 @@ FULL = {
     "subscribers": (1, 10, 100, 200),  # codexd takes 256 connections
     "steady": 300,
     "tasks": 20,
+    "finished": (10, 1000, 10_000, 100_000),
 }
 SHORT = {
     "deltas": 300,
@@ -47,6 +48,7 @@ SHORT = {
     "subscribers": (1, 10),
     "steady": 20,
     "tasks": 2,
+    "finished": (1, 20),
 }
 
 
@@ -94,7 +96,9 @@ def _measured(folder: Path, sizes: dict[str, object]) -> tuple[list[Row], list[S
             rows += grown.rows
             rows += alone.replay(codexd, say=say)
             fan = growth.subscribers(codexd, s.subscribers, deltas=s.deltas, say=say)
-    return rows, [*grown.series, fan]
+        with Codexd(folder / "queued", model) as codexd:
+            waits = queue.grown(codexd, s.finished, tasks=s.tasks, say=say)
+    return rows, [*grown.series, fan, waits]
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -111,6 +115,7 @@ class Sizes(msgspec.Struct, frozen=True):
     subscribers: list[int]
     steady: int
     tasks: int
+    finished: list[int]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The queue: how long a task waits until its turn has started, and how many instant tasks an idle node does."""
+"""The queue: how long a task waits until its turn has started, and how many instant tasks an idle node does.
+
+Also with many finished tasks in its tables: nobody runs a hundred thousand for a benchmark, so the rows of one that was
+run (its own, its attempt's, and those of the library's workflow) are copied under other ids, while nothing runs there.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 
 from bench.codexd import Codexd
+from bench.growth import Series
 from bench.model import SMALL
 from bench.row import Row, row
 from bench.side_by_side import OURS, Say
@@ -78,21 +85,73 @@ def conductor(codexd: Codexd) -> Iterator[Queue]:
             process.terminate()
 
 
+def _wait_ms(codexd: Codexd, queue: Queue) -> float:
+    """From a task's submission until its turn has started, in ms; returns once it has ended."""
+    seen = codexd.subscriber()
+    began = time.perf_counter()
+    task_id = queue.submit()
+    for message in seen.messages():
+        if STARTED in message:
+            break
+    waited = (time.perf_counter() - began) * 1000
+    seen.close()
+    queue.wait(task_id)
+    return waited
+
+
+def grown(codexd: Codexd, sizes: Sequence[int], *, tasks: int, say: Say) -> Series:
+    """How long a task waits beside so many finished ones."""
+    points: list[tuple[float, float]] = []
+    with conductor(codexd) as queue:
+        task_id = queue.submit()
+        queue.wait(task_id)
+        queue.wait(queue.submit())  # by then the library, too, has put down the end of the first
+    made = 0
+    for size in sizes:
+        for name, tables in ROWS.items():
+            _copy(codexd.folder / "baa" / "state" / name, tables, task_id, range(made, size))
+        made = size
+        with conductor(codexd) as queue:
+            queue.wait(queue.submit())
+            waits = [_wait_ms(codexd, queue) for _ in range(tasks)]
+        points.append((size, statistics.median(waits)))
+        say(f"{size:,} finished tasks: the next one waits {points[-1][1]:.0f} ms")
+    return Series(name="a task's wait for its turn", x="finished tasks", unit="ms", points=points)
+
+
+ROWS = {
+    "engine.sqlite3": ("task", "attempt"),
+    "queue.sqlite3": ("workflow_status", "workflow_input", "workflow_output", "operation_outputs"),
+}
+
+
+def _copy(path: Path, tables: Sequence[str], task_id: str, numbers: range) -> None:
+    """Copies of a task's rows, each under an id of its own wherever the task's stands in them."""
+    with closing(apsw.Connection(str(path))) as database, database:
+        for table in tables:
+            columns = [str(name) for _, name, *_ in database.execute(f"PRAGMA table_info({table})")]
+            named = [name for name in columns if _names(database, table, name, task_id)]
+            assert named, f"{table} knows nothing of the task"
+            told = ", ".join(f"replace({n}, :old, :new || printf('%026d', n))" if n in named else n for n in columns)
+            database.execute(
+                "WITH RECURSIVE copy(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM copy WHERE n + 1 < :end)"
+                f" INSERT INTO {table} ({', '.join(columns)}) SELECT {told} FROM {table}, copy"
+                f" WHERE instr({named[0]}, :old) > 0",
+                {"old": task_id, "new": task_id[:4], "first": numbers.start, "end": numbers.stop},
+            )
+
+
+def _names(database: apsw.Connection, table: str, column: str, word: str) -> bool:
+    """Whether some value of the column has the word in it."""
+    found = database.execute(f"SELECT 1 FROM {table} WHERE instr({column}, ?) > 0 LIMIT 1", (word,)).fetchone()
+    return found is not None
+
+
 def measured(codexd: Codexd, *, tasks: int, say: Say) -> list[Row]:
     """One task after the other, and then all at once."""
-    waits: list[float] = []
     with conductor(codexd) as queue:
         queue.wait(queue.submit())  # the first one waits for the worker to be known
-        for _ in range(tasks):
-            seen = codexd.subscriber()
-            began = time.perf_counter()
-            task_id = queue.submit()
-            for message in seen.messages():
-                if STARTED in message:
-                    waits.append((time.perf_counter() - began) * 1000)
-                    break
-            seen.close()
-            queue.wait(task_id)
+        waits = [_wait_ms(codexd, queue) for _ in range(tasks)]
         began = time.perf_counter()
         for task_id in [queue.submit() for _ in range(tasks)]:
             queue.wait(task_id)
