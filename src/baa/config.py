@@ -100,6 +100,7 @@ class ConductorFile(Struct, frozen=True, forbid_unknown_fields=True):
     """The table `[conductor]`; each key is also a variable, `BAA_CONDUCTOR_` and the key in capitals."""
 
     local_api_base: str = CONDUCTOR_API
+    history_ms: int = 30 * 86_400_000
 
 
 class StatusApiFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,6 +156,7 @@ class Config(Struct, frozen=True, kw_only=True):
     node_ttl_ms: int
     worker_worktrees: str
     worker_embedded: bool
+    history_ms: int
     worker_drain_ms: int
     address: Address
     allowed_hosts: tuple[str, ...]
@@ -307,8 +309,8 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         raise CannotStart("child_soft_mib and child_hard_mib are MiB: 0 (no limit) or more.")
     if file.worker.node_ttl_ms < 1000:
         raise CannotStart("BAA_WORKER_NODE_TTL_MS is milliseconds: 1000 or more. A heartbeat must have time to arrive.")
-    if file.worker.drain_ms < 0:
-        raise CannotStart("BAA_WORKER_DRAIN_MS is milliseconds: 0 or more.")
+    if min(file.worker.drain_ms, file.conductor.history_ms) < 0:
+        raise CannotStart("BAA_WORKER_DRAIN_MS and BAA_CONDUCTOR_HISTORY_MS are milliseconds: 0 or more.")
     if file.worker.slots < 1:
         raise CannotStart("BAA_WORKER_SLOTS must be 1 or more: how many tasks a worker runs at once.")
     return Config(
@@ -322,6 +324,7 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         node_ttl_ms=file.worker.node_ttl_ms,
         worker_worktrees=_worktrees(file.worker.worktrees),
         worker_embedded=file.worker.embedded,
+        history_ms=file.conductor.history_ms,
         worker_drain_ms=file.worker.drain_ms,
         address=loopback_address(codexd.local_api_base, "BAA_CODEXD_LOCAL_API_BASE"),
         allowed_hosts=tuple(file.allowed_hosts),

@@ -11,7 +11,7 @@ import pytest
 
 from baa.api.tasks import SubmitTask
 from baa.worker import committing
-from baa.worker.applying import How, apply, remove
+from baa.worker.applying import How, apply, remove, tasks_of
 from baa.worker.git import Trouble, WorkspaceFailed
 from baa.worker.workspace import Workspace, Workspaces
 from tests.support.repositories import Repository, a_task
@@ -187,3 +187,27 @@ async def test_what_was_pushed_is_not_lost(repo: Repository, root: Path, tmp_pat
     assert os.listdir(made.folder)
     await remove(repo.folder, root, task)
     assert not made.folder.exists()
+
+
+async def test_what_was_brought_home_and_taken_away_is_known_as_long_as_it_shall_be(
+    repo: Repository, root: Path
+) -> None:
+    task, made, _ = await worked(repo, root, new="x\n")
+    assert await tasks_of(repo.folder) == [task]
+    await apply(repo.folder, task, How.PICK, "m")
+    await remove(repo.folder, root, task, look=True)
+    assert made.folder.exists()
+    await remove(repo.folder, root, task, remember=True)
+    assert not made.folder.exists()
+    assert repo.refs() == [f"refs/baa/{task}/applied", "refs/heads/main"]
+    assert (await apply(repo.folder, task, How.PICK, "m")).already
+    assert await tasks_of(repo.folder) == [task]
+    await remove(repo.folder, root, task)
+    assert (await tasks_of(repo.folder), repo.refs()) == ([], ["refs/heads/main"])
+
+
+async def test_a_worktree_in_another_folder_stays(repo: Repository, root: Path, tmp_path: Path) -> None:
+    task, made, _ = await worked(repo, root, new="x\n")
+    await apply(repo.folder, task, How.MERGE, "m")
+    assert (await fails(remove(repo.folder, tmp_path / "elsewhere", task))).code is Trouble.IN_USE
+    assert made.folder.exists()

@@ -9,11 +9,13 @@ import pytest
 
 from baa.api.conductor import RoleName
 from baa.api.tasks import Attempt, AttemptState, TaskState
-from baa.conductor.dispatch import Dispatch
+from baa.conductor.dispatch import ATTEMPTS_KEPT_MS, Dispatch
 from baa.conductor.leader import Leader
 from baa.engine.store import Engine, EngineFailed
-from tests.support.engines import TTL, TURN_LEASE, Fleet, fleet_on, join, submit
+from tests.support.engines import TTL, TURN_LEASE, Fleet, fleet_on, join, lead, running, submit
 from tests.support.node import within
+
+HISTORY = 600_000
 
 
 class Remembers:
@@ -28,6 +30,7 @@ class Remembers:
         self._leading.put.append(attempt.attempt_id)
 
     async def prune(self, older_than_ms: int) -> int:
+        self._leading.pruned.append(older_than_ms)
         return 0
 
 
@@ -38,9 +41,12 @@ class Leading:
         self.engine = engine
         self.fleet = fleet
         self.put: list[str] = []
+        self.pruned: list[int] = []
         self.refuses = False
         self.leader = Leader(engine, holder=name, node_id=name, clock=fleet.machine)
-        self.dispatch = Dispatch(engine, self.leader, Remembers(self), fleet.machine, node_ttl_ms=TTL)
+        self.dispatch = Dispatch(
+            engine, self.leader, Remembers(self), fleet.machine, node_ttl_ms=TTL, history_ms=HISTORY
+        )
 
     async def leads(self) -> None:
         """Acquire or renew the lease, and do a round."""
@@ -228,3 +234,43 @@ async def test_a_submit_wakes_the_leader(leading: Leading) -> None:
             seen = await within(leading.engine.wait(seen))
         running.cancel()
     assert leading.put == [f"{task.task_id}:1"]
+
+
+async def test_what_ended_long_ago_is_forgotten_with_its_events_and_what_is_needed_stays(fleet: Fleet) -> None:
+    engine = await fleet.open()
+    one = Leading(engine, fleet)
+    old, needed = (await submit(engine)).task_id, (await submit(engine)).task_id
+    for task_id in (old, needed):
+        await engine.cancel(task_id)
+    needs = (await submit(engine, depends_on=[needed])).task_id  # fails, because of what it depends on
+    waits = (await submit(engine, node="nowhere")).task_id
+    await one.leads()
+    assert (await engine.task(needs)).state is TaskState.FAILED
+    await one.after(HISTORY - 120_000, step=60_000)
+
+    async def there() -> set[str]:
+        return {task.task_id for task in (await engine.tasks())[0]}
+
+    assert await there() == {old, needed, needs, waits}
+    await one.after(180_000, step=60_000)
+    assert await there() == {waits}
+    assert (await engine.task(waits)).state is TaskState.QUEUED
+    page, _ = await engine.events((await engine.head()).oldest - 1, 1000)
+    assert [event.task_id for event in page if event.type == "task.queued"] == [waits]
+    assert set(one.pruned) == {ATTEMPTS_KEPT_MS}, "the library's rows go too"
+
+
+async def test_what_another_task_needs_is_not_forgotten_before_it(fleet: Fleet) -> None:
+    engine = await fleet.open()
+    term, owner = await lead(engine), await join(engine)
+    done = await running(engine, owner)
+    await engine.finish(owner, done.attempt_id, AttemptState.SUCCEEDED)
+    waits = (await submit(engine, depends_on=[done.task_id], node="nowhere")).task_id
+    fleet.later(2000)
+    assert await engine.forget(term, keep_ms=1000) == 0
+    await engine.cancel(waits)
+    assert await engine.forget(term, keep_ms=1000) == 0, "it can be tried again"
+    fleet.later(1001)
+    assert (await engine.forget(term, keep_ms=1000), await engine.forget(term, keep_ms=1000)) == (1, 1)
+    assert await engine.forget(term, keep_ms=1000) == 0
+    assert fleet.sql("SELECT count(*) FROM attempt") == fleet.sql("SELECT count(*) FROM dependency") == [(0,)]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from baa.api import ids
 from baa.scripted import Run, Say, ScriptedModel, when
 from tests.support.command_line import baa
 from tests.support.node import Node
 from tests.support.programs import Program
-from tests.support.repositories import Repository
+from tests.support.repositories import Repository, a_task
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -68,7 +70,10 @@ async def test_a_check_that_fails_first_and_passes_after_the_second_turn(house: 
     applied = await baa(node, "task", "apply", task_id, BAA_NODE_ID="here")
     assert (applied.code, applied.stderr) == (0, "")
     assert (repo.folder / "result").read_text() == "two\n"
-    assert json.loads((await baa(node, "task", "apply", task_id, "--json", BAA_NODE_ID="here")).stdout)["already"]
+    again = json.loads((await baa(node, "task", "apply", task_id, "--json", BAA_NODE_ID="here")).stdout)
+    assert (again["already"], again["worktreeStays"]) == (True, None)
+    assert repo.git("worktree", "list").count("\n") == 0
+    assert repo.git("branch", "--list", "baa/*") == ""
 
     reported = json.loads((await baa(node, "report", "--json")).stdout)["report"]
     assert [each["taskId"] for each in reported["succeeded"]] == [task_id]
@@ -94,10 +99,32 @@ async def test_a_task_that_fails_is_told_with_its_check_and_given_another_try(ho
     refused = await baa(node, "task", "apply", task_id, BAA_NODE_ID="here")
     assert refused.code == 75
     assert "--anyway" in refused.stderr
+    would = (await baa(node, "task", "clean", str(repo.folder), "--dry-run")).stdout
+    assert would.startswith(f"{task_id}  stays: No other branch holds ")
     assert (await baa(node, "task", "pause")).code == 0
     assert (await baa(node, "task", "retry", task_id)).stdout == f"{task_id} queued\n"
     assert (await baa(node, "task", "cancel", task_id)).stdout == f"{task_id} canceled\n"
     assert (await baa(node, "task", "watch", task_id)).code == 130
+    repo.git("merge", "--quiet", f"baa/{task_id}")
+    assert (
+        await baa(node, "task", "clean", str(repo.folder), "--dry-run")
+    ).stdout == f"{task_id}  would be taken away\n"
+    assert repo.git("branch", "--list", "baa/*") != ""
+    cleaned = json.loads((await baa(node, "task", "clean", str(repo.folder), "--json")).stdout)["tasks"]
+    assert cleaned == [{"taskId": task_id, "why": None}]
+    assert repo.refs() == ["refs/heads/main"]
+    assert (await baa(node, "task", "clean", str(repo.folder))).stdout.startswith("No task left anything")
+    queued = (await baa(node, "task", "add", "wait", "--cwd", str(repo.folder))).stdout.strip()
+    forgotten, unknown = a_task(), ids.new_id(ids.TASK, round(time.time() * 1000))
+    for each in (queued, forgotten, unknown):
+        repo.git("update-ref", f"refs/baa/{each}/base", "HEAD")
+    cleaned = json.loads((await baa(node, "task", "clean", str(repo.folder), "--json")).stdout)["tasks"]
+    assert {each["taskId"]: (each["why"] or "")[:13] for each in cleaned} == {
+        forgotten: "",
+        queued: "It is queued.",
+        unknown: "This node's c",
+    }
+    assert (await baa(node, "task", "cancel", queued)).code == 0
     assert (await baa(node, "task", "resume")).code == 0
 
 

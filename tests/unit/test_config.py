@@ -28,6 +28,7 @@ DEFAULT = Config(
     node_ttl_ms=15_000,
     worker_worktrees="~/baa-worktrees",
     worker_embedded=True,
+    history_ms=30 * 86_400_000,
     worker_drain_ms=0,
     address=Address("127.0.0.1", 4319),
     allowed_hosts=(),
@@ -110,6 +111,7 @@ child_hard_mib = 7
 
 [conductor]
 local_api_base = "http://127.0.0.1:17"
+history_ms = 9
 
 [status_api]
 base = "http://100.100.1.2:18"
@@ -136,6 +138,7 @@ OF_WHOLE = Config(
     node_ttl_ms=20_000,
     worker_worktrees="/srv/trees",
     worker_embedded=False,
+    history_ms=9,
     worker_drain_ms=8,
     address=Address("127.0.0.1", 0),
     allowed_hosts=("node.example.ts.net",),
@@ -196,6 +199,7 @@ VARIABLES: list[tuple[str, str, str, object]] = [
     ("BAA_WORKER_NODE_TTL_MS", "2000", "node_ttl_ms", 2000),
     ("BAA_CONTROL_API_BASE", "http://control:80", "control_api_base", "http://control:80"),
     ("BAA_CONDUCTOR_LOCAL_API_BASE", "http://[::1]:0", "conductor_address", Address("::1", 0)),
+    ("BAA_CONDUCTOR_HISTORY_MS", "0", "history_ms", 0),
     ("BAA_STATUS_API_BASE", "http://192.168.1.2:3", "status_api_address", Address("192.168.1.2", 3)),
     ("BAA_WORKER_SLOTS", "1", "worker_slots", 1),
     ("BAA_WORKER_WORKTREES", "~/trees", "worker_worktrees", "~/trees"),
@@ -453,12 +457,6 @@ def test_a_name_of_a_node_is_taken_as_it_is(node_id: str) -> None:
 def test_a_control_api_base_must_be_an_address(base: str) -> None:
     with pytest.raises(CannotStart, match="BAA_CONTROL_API_BASE must be an http"):
         load(environ=HOME | {"BAA_CONTROL_API_BASE": base})
-
-
-@pytest.mark.parametrize("slots", ["0", "-1"])
-def test_a_worker_has_a_slot_at_least(slots: str) -> None:
-    with pytest.raises(CannotStart, match="BAA_WORKER_SLOTS must be 1 or more"):
-        load(environ=HOME | {"BAA_WORKER_SLOTS": slots})
 
 
 def test_the_conductor_is_on_loopback_only() -> None:

@@ -57,3 +57,15 @@ def test_the_password_is_not_among_the_settings() -> None:
 def test_a_worker_has_a_time_and_a_place_that_can_be(variable: str, value: str) -> None:
     with pytest.raises(CannotStart, match=f"BAA_WORKER_{variable} "):
         load(environ=HOME | {f"BAA_WORKER_{variable}": value})
+
+
+@pytest.mark.parametrize("slots", ["0", "-1"])
+def test_a_worker_has_a_slot_at_least(slots: str) -> None:
+    with pytest.raises(CannotStart, match="BAA_WORKER_SLOTS must be 1 or more"):
+        load(environ=HOME | {"BAA_WORKER_SLOTS": slots})
+
+
+@pytest.mark.parametrize("name", ["BAA_WORKER_DRAIN_MS", "BAA_CONDUCTOR_HISTORY_MS"])
+def test_a_time_of_the_queue_is_not_negative(name: str) -> None:
+    with pytest.raises(CannotStart, match=f"{name}.* milliseconds: 0 or more"):
+        load(environ=HOME | {name: "-1"})

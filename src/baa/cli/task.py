@@ -213,19 +213,41 @@ def apply(
     pick: Annotated[bool, Parameter(negative=(), help="As one commit, not as a merge.")] = False,
     to: Annotated[Path | None, Parameter(show_default=False, help="The work tree; else where the task began.")] = None,
     anyway: Annotated[bool, Parameter(negative=(), help="Also if the task did not succeed.")] = False,
-    remove: Annotated[bool, Parameter(negative=(), help="Then take away its worktree and its branch.")] = False,
+    keep: Annotated[bool, Parameter(negative=(), help="Leave its worktree and its branch.")] = False,
     config: File = None,
     json: Json = False,
 ) -> int:
     """Bring a task's branch home, into the branch that is checked out. Never over work that is not committed.
 
-    What would conflict changes nothing. Done twice, it is done once.
+    What would conflict changes nothing. Done twice, it is done once. Then the worktree and the branch of a task that
+    succeeded are taken away, unless something in the worktree is not committed, or a process is in it.
 
     Example: `baa task apply tsk_01hzy3v9q8f2k4m6n7p0r5t1wx`
     """
     from baa.cli import task_apply
 
-    return task_apply.apply(task_id, to=to, pick=pick, anyway=anyway, remove=remove, config=config, json=json)
+    return task_apply.apply(task_id, to=to, pick=pick, anyway=anyway, keep=keep, config=config, json=json)
+
+
+@app.command
+def clean(
+    repository: Annotated[Path, Parameter(help="A git repository on this node.")] = Path("."),
+    /,
+    *,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only say what would be done.")] = False,
+    config: File = None,
+    json: Json = False,
+) -> int:
+    """Take away what ended tasks left in a repository: worktrees and branches whose work is held elsewhere.
+
+    Nothing is taken that holds something uncommitted, commits that no other branch has and that were not applied, or
+    that a process is in. What stays is told, with the reason.
+
+    Example: `baa task clean ~/project`
+    """
+    from baa.cli import task_clean
+
+    return task_clean.clean(repository, dry_run=dry_run, config=config, json=json)
 
 
 @app.command

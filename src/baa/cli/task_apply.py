@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import NamedTuple
 
 from baa import config as configuration
 from baa.api.errors import EX_TEMPFAIL, CannotStart
@@ -17,47 +18,68 @@ from baa.worker.applying import Applied, How
 from baa.worker.git import Trouble, WorkspaceFailed
 from baa.worker.repository import branch_of
 
+
+class Brought(NamedTuple):
+    """What came of it: in which work tree, and why the task's own stays (None: it does not, or was not to go)."""
+
+    applied: Applied
+    home: Path
+    stays: str | None
+
+
 LATER = frozenset({Trouble.DIRTY, Trouble.IN_USE, Trouble.CONFLICT, Trouble.DETACHED, Trouble.UNMERGED})
 
 
 def apply(
-    task_id: str, *, to: Path | None, pick: bool, anyway: bool, remove: bool, config: Path | None, json: bool
+    task_id: str, *, to: Path | None, pick: bool, anyway: bool, keep: bool, config: Path | None, json: bool
 ) -> int:
     """Bring it home; the exit code. Raises CannotStart, unless failures are told as JSON."""
     found = configuration.load(config)
 
-    async def do() -> tuple[Applied, Path]:
+    async def do() -> Brought:
         async with Conductor(found, scope="read") as conductor:
             task = await conductor.task(task_id)
         home = _home(task, to, found, anyway=anyway)
         try:
             how = How.PICK if pick else How.MERGE
             applied = await applying.apply(home, task_id, how, f"{task.title}\n\nTask: {task_id}\n")
-            if remove:
-                await applying.remove(home, found.worktrees_dir, task_id)
         except WorkspaceFailed as failed:
             code = EX_TEMPFAIL if failed.code in LATER else EX_DATAERR
             raise CannotStart(failed.message, exit_code=code) from failed
-        return applied, home
+        return Brought(applied, home, None if keep else await _stays(home, task, to, found))
 
-    def show(came: tuple[Applied, Path]) -> None:
-        applied, home = came
+    def show(came: Brought) -> None:
+        applied, home = came.applied, came.home
         if applied.already:
             print(plain(f"{applied.onto} in {home} had it before: {applied.commit[:12]}"))
         else:
             print(plain(f"{applied.onto} in {home} is at {applied.commit[:12]} now"))
+        if came.stays is not None:
+            print(plain(f"its worktree stays: {came.stays}"))
 
     return guarded(
         lambda: asyncio.run(do()),
         show,
         json=json,
         told=lambda came: {
-            "commit": came[0].commit,
-            "onto": came[0].onto,
-            "already": came[0].already,
-            "repository": str(came[1]),
+            "commit": came.applied.commit,
+            "onto": came.applied.onto,
+            "already": came.applied.already,
+            "repository": str(came.home),
+            "worktreeStays": came.stays,
         },
     )
+
+
+async def _stays(home: Path, task: Task, to: Path | None, config: Config) -> str | None:
+    """Take away the worktree and the branch of a task that is done and home; if that cannot be, the reason."""
+    if task.state is not TaskState.SUCCEEDED or to is not None:  # it may be tried again; or home is another clone
+        return None
+    try:
+        await applying.remove(home, config.worktrees_dir, task.task_id, remember=True)
+    except WorkspaceFailed as failed:
+        return failed.message
+    return None
 
 
 def _home(task: Task, to: Path | None, config: Config, *, anyway: bool) -> Path:

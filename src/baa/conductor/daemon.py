@@ -67,7 +67,9 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
     carrier = Carrier(library_url(config.engine_url, config.home))
     try:
         leader = Leader(engine, holder=conductor_id, node_id=config.node_id, clock=clock)
-        dispatch = Dispatch(engine, leader, carrier, clock, node_ttl_ms=config.node_ttl_ms)
+        dispatch = Dispatch(
+            engine, leader, carrier, clock, node_ttl_ms=config.node_ttl_ms, history_ms=config.history_ms
+        )
         patience = Patience()
         conductor = Conductor(config, conductor_id, engine, leader, clock, Events(engine, patience), patience)
         refused: Counter[str] = Counter()

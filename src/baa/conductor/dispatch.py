@@ -31,9 +31,6 @@ UPKEEP_S: Final = 1.0
 PRUNE_S: Final = 60.0
 PRUNED_AT_ONCE: Final = 1000
 
-EVENTS_KEPT_MS: Final = 30 * 86_400_000
-"""How long events are kept; those of a task that has not ended are kept longer."""
-
 ATTEMPTS_KEPT_MS: Final = 86_400_000
 """How long the library remembers attempts that ended; what became of them stands in our own tables."""
 
@@ -53,8 +50,21 @@ class Carries(Protocol):
 class Dispatch:
     """The leader's work on one engine; while the conductor stands by it does nothing."""
 
-    def __init__(self, engine: Engine, leader: Leader, carrier: Carries, clock: Clock, *, node_ttl_ms: int) -> None:
-        """`node_ttl_ms`: how long a node's heartbeat is good for."""
+    def __init__(
+        self,
+        engine: Engine,
+        leader: Leader,
+        carrier: Carries,
+        clock: Clock,
+        *,
+        node_ttl_ms: int,
+        history_ms: int = 0,
+    ) -> None:
+        """`node_ttl_ms`: how long a node's heartbeat is good for.
+
+        `history_ms`: how long tasks that ended are kept, with their attempts and events; 0 = for ever.
+        """
+        self._history_ms = history_ms
         self._engine = engine
         self._leader = leader
         self._carrier = carrier
@@ -156,8 +166,15 @@ class Dispatch:
             for lost in await self._engine.reap(term):
                 _log.warning("attempt.lost", attempt_id=lost.attempt_id, node_id=lost.node_id, reason=lost.reason)
         if now >= self._prune_at:
-            while await self._engine.prune(term, keep_ms=EVENTS_KEPT_MS) == PRUNED_AT_ONCE:
-                pass
+            if self._history_ms:
+                await self._forget(term, self._history_ms)
             while await self._carrier.prune(ATTEMPTS_KEPT_MS) == PRUNED_AT_ONCE:
                 pass
             self._prune_at = now + PRUNE_S
+
+    async def _forget(self, term: int, keep_ms: int) -> None:
+        """First the events: nobody shall read of a task that is gone, unless one that is still open keeps them."""
+        while await self._engine.prune(term, keep_ms=keep_ms) == PRUNED_AT_ONCE:
+            pass
+        while gone := await self._engine.forget(term, keep_ms=keep_ms):
+            _log.info("tasks.forgotten", count=gone)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from baa.api.conductor import NodeState
 from baa.api.tasks import Attempt, AttemptState, Evidence, TaskState
 from baa.api.tasks import QueueEventType as Told
+from baa.clock import rfc3339
 from baa.engine import events, tasks
 from baa.engine.database import Transaction
 from baa.engine.decide import Next
@@ -28,6 +29,8 @@ NOT_RESUMED: Final = "not_resumed"
 """The reason of an attempt whose worker was followed by another one, which did not take it up in time."""
 
 REAPED_AT_ONCE: Final = 100
+
+FORGOTTEN_AT_ONCE: Final = 100
 
 _FREE: Final = f"""SELECT node_id, slots - (
     SELECT count(*) FROM attempt WHERE attempt.node_id = node.node_id AND attempt.state IN {OPEN}) AS free
@@ -170,6 +173,22 @@ def prune(tx: Transaction, term: int, *, keep_ms: int) -> int:
     """Let go of at most 1000 of the oldest events; how many went. Raises Fenced."""
     guard(tx, term)
     return events.prune(tx, keep_ms=keep_ms)
+
+
+def forget(tx: Transaction, term: int, *, keep_ms: int) -> int:
+    """Let go of tasks that ended longer than `keep_ms` ago, with their attempts; at most 100 of them. Raises Fenced.
+
+    One that another task depends on stays as long as that one: whoever tries that again must know what became of it.
+    """
+    guard(tx, term)
+    sql = f"""SELECT task_id FROM task WHERE ended_at < :before
+      AND NOT EXISTS (SELECT 1 FROM dependency WHERE depends_on = task.task_id)
+      ORDER BY task_id LIMIT {FORGOTTEN_AT_ONCE}"""
+    old = [row.task_id for row in tx.rows(sql, lock="UPDATE", before=rfc3339(tx.utc_ms - keep_ms))]
+    if old:
+        for table in ("attempt", "dependency", "task"):
+            tx.run(f"DELETE FROM {table} WHERE task_id IN :ids", ids=old)
+    return len(old)
 
 
 def _take_back(tx: Transaction, seen: sa.Row[Any]) -> Attempt | None:

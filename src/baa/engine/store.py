@@ -202,6 +202,13 @@ class Engine:
         """
         return await self._database.write(lambda tx: leading.prune(tx, term, keep_ms=keep_ms))
 
+    async def forget(self, term: int, *, keep_ms: int) -> int:
+        """Let go of at most 100 tasks that ended longer than `keep_ms` ago and that no other depends on.
+
+        How many went; their attempts and keys went with them.
+        """
+        return await self._database.write(lambda tx: leading.forget(tx, term, keep_ms=keep_ms))
+
     # A worker's; `owner` is its incarnation. Tried again while the database is away.
 
     async def claim(self, task_id: str, number: int, *, node_id: str, owner: str) -> tuple[Task, Attempt] | None:

@@ -185,7 +185,7 @@ def _settings(config: Config, name: str) -> dict[str, str]:
                 "BAA_CODEXD_CHILD_HARD_MIB": str(config.child_hard_mib),
             }
         case "conductor":
-            return conductor | codexd | engine | worker
+            return conductor | codexd | engine | worker | {"BAA_CONDUCTOR_HISTORY_MS": str(config.history_ms)}
         case "status-api":
             return {"BAA_STATUS_API_BASE": config.status_api_address.url} | conductor | codexd
         case _:

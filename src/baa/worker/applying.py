@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from baa.api import ids
 from baa.worker import repository
 from baa.worker.git import Git, Trouble, WorkspaceFailed
 
@@ -52,6 +53,8 @@ async def apply(home: Path, task_id: str, how: How, message: str) -> Applied:
             Trouble.DETACHED, f"No branch is checked out in {located.top}. `git switch` to the one it shall come to."
         )
     head = await repository.required(git, "HEAD")
+    if tip is None:  # its branch was taken away, once it was brought home
+        return Applied(head, onto, already=True)
     brought = await repository.commit_of(git, repository.applied_ref(task_id))
     if brought == tip or await repository.is_ancestor(git, tip, head):
         return Applied(head, onto, already=True)
@@ -62,8 +65,11 @@ async def apply(home: Path, task_id: str, how: How, message: str) -> Applied:
     return Applied(new, onto, already=False)
 
 
-async def _tip(git: Git, task_id: str) -> str:
+async def _tip(git: Git, task_id: str) -> str | None:
+    """The branch's commit; None where all that is left of it is that it was brought home."""
     tip = await repository.commit_of(git, repository.head_ref(task_id))
+    if tip is None and await repository.commit_of(git, repository.applied_ref(task_id)) is not None:
+        return None
     base = await repository.commit_of(git, repository.base_ref(task_id))
     if tip is None or tip == base:
         branch = repository.branch_of(task_id)
@@ -131,8 +137,11 @@ async def _forward(git: Git, top: Path, new: str) -> None:
         )
 
 
-async def remove(home: Path, worktrees: Path, task_id: str) -> None:
+async def remove(home: Path, worktrees: Path, task_id: str, *, remember: bool = False, look: bool = False) -> None:
     """Take away a task's worktree, its branch and its refs. Raises WorkspaceFailed, and leaves all, if work would go.
+
+    `remember`: what was brought home is still known, so that to apply it again does nothing. `look`: only see whether
+    it could be done.
 
     Work is what is not committed (files that git ignores do not count), what no other branch holds and was not applied,
     and what a process is in. Only for a task that has ended: between two turns of one that runs, nothing tells.
@@ -140,6 +149,10 @@ async def remove(home: Path, worktrees: Path, task_id: str) -> None:
     located = await repository.locate(home)
     git, folder = located.git, worktrees / task_id
     directory = repository.directory_of(located.common, folder)
+    for marker, of in _markers(located.common):
+        if of == task_id and marker.parent != directory:
+            told = f"Its worktree is not {folder}: see `git worktree list`. It stays."
+            raise WorkspaceFailed(Trouble.IN_USE, told)
     if directory is not None and folder.exists():
         inside = Git(folder, git_dir=directory, work_tree=folder)
         if await repository.unsaved(inside, untracked=True):
@@ -151,12 +164,33 @@ async def remove(home: Path, worktrees: Path, task_id: str) -> None:
         await _must_be_held(git, task_id, head)
     tip = await repository.commit_of(git, repository.head_ref(task_id))
     await _must_be_held(git, task_id, tip)
+    if look:
+        return
     if directory is not None:
         await git("worktree", "remove", str(folder))
     if tip is not None:
         await git("update-ref", "-d", repository.head_ref(task_id), tip)
-    for ref in (repository.applied_ref(task_id), repository.base_ref(task_id)):
+    refs = [repository.base_ref(task_id)] + ([] if remember else [repository.applied_ref(task_id)])
+    for ref in refs:
         await git("update-ref", "-d", ref)
+
+
+async def tasks_of(home: Path) -> list[str]:
+    """The tasks of which the repository has a worktree, a branch or a ref, oldest first. Raises WorkspaceFailed."""
+    located = await repository.locate(home)
+    listed = await located.git("for-each-ref", "--format=%(refname)", "refs/baa", "refs/heads/baa")
+    named = {part for ref in listed.text.split("\n") for part in ref.split("/")}
+    named |= {of for _, of in _markers(located.common)}
+    return sorted(name for name in named if ids.is_id(name, ids.TASK))
+
+
+def _markers(common: Path) -> list[tuple[Path, str]]:
+    # The marker of each worktree that we made, and the task in it; git's own side of a repository is asked.
+    found = []
+    for marker in sorted((common / "worktrees").glob(f"*/{repository.MARKER}")):
+        with suppress(OSError):
+            found.append((marker, marker.read_text().strip()))
+    return found
 
 
 async def _must_be_held(git: Git, task_id: str, commit: str | None) -> None:
