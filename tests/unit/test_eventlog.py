@@ -149,6 +149,24 @@ async def test_what_is_committed_is_put_down_in_the_log_file_and_neither_callers
     assert heard == ["codex.warning"]
 
 
+async def test_what_has_piled_up_is_committed_in_parts_so_that_the_first_of_it_is_told_soon(path: Path) -> None:
+    sizes: list[int] = []
+    given = threading.Event()
+
+    def put_down(events: Sequence[Stored]) -> None:
+        given.wait(WAIT_S)
+        sizes.append(len(events))
+
+    async with opened(path) as log:
+        log.on_events = put_down
+        await committed(log, Transaction([warning("first")]))
+        for _ in range(7):
+            log.submit(Transaction([warning("x")] * 200, done=[lambda _: None]))
+        given.set()
+        await log.wait_past(1400)
+    assert sizes == [1, 600, 600, 200]
+
+
 async def test_what_nobody_waits_for_is_committed_by_itself_and_with_the_next_that_somebody_waits_for(
     path: Path,
 ) -> None:

@@ -16,6 +16,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,10 @@ from baa.sqlite import open_reader
 TOGETHER_S: Final = 0.004
 """Seconds after a batch in which what nobody waits for is gathered for the next: fewer, larger commits are the cheapest
 speed there is. What a caller or the child waits for is given to the writer at once, with all that was gathered."""
+
+TOGETHER_MAX: Final = 500
+"""Events after which a commit takes no more: they all have its beginning as their time, and the first is told after the
+last is written."""
 
 TAIL_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the newest events kept in memory, so that those who read along do not ask the file."""
@@ -268,15 +273,19 @@ class EventLog:
             self._tell(partial(_log.error, "log.not_put_down", why=str(error)))
 
     def _take(self) -> list[Transaction]:
-        """All that was given by now; nothing if nothing was for a while, or it closes."""
+        """What was given by now, to a bound; nothing if nothing was for a while, or it closes."""
         batch: list[Transaction] = []
-        try:
-            batch += self._given.get(timeout=0.0 if self._closing.is_set() else 0.5)
+        events = 0
+        with suppress(Empty):
+            given = self._given.get(timeout=0.0 if self._closing.is_set() else 0.5)
             while True:
-                batch += self._given.get_nowait()
-        except Empty:
-            self.stamp = self._clock.monotonic()
-            return batch
+                batch += given
+                events += sum(len(transaction.events) for transaction in given)
+                if events >= TOGETHER_MAX:
+                    break
+                given = self._given.get_nowait()
+        self.stamp = self._clock.monotonic()
+        return batch
 
     def _mark(self, *, at_the_end: bool = False) -> None:
         """Say beside the log how far it has come; not while its end is missing, before that is committed as a fact."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from baa.codexd.appserver.jsonrpc import LineSplitter
 
-CHUNK: Final = 256 * 1024
+CHUNK: Final = 128 * 1024
 """Bytes of the spool taken at once: enough to be worth a commit, little enough that the loop goes on answering."""
 
 
