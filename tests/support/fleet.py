@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from baa.api.conductor import NodeState
 from baa.api.sessions import Sandbox
@@ -47,14 +48,12 @@ class Fleet:
         """A new task, in a folder of its own; its id."""
         place = self.folder / name
         place.mkdir()
-        request = SubmitTask(
-            prompt=prompt,
-            cwd=str(place),
-            sandbox=Sandbox.DANGER_FULL_ACCESS,
-            checks=[Check(command=check)],
-            max_attempts=attempts,
-            max_turns=turns,
-        )
+        checks = [Check(command=check)]
+        return await self.asked(prompt=prompt, cwd=str(place), checks=checks, max_attempts=attempts, max_turns=turns)
+
+    async def asked(self, **given: Any) -> str:
+        """Any new task, worked at without a sandbox; its id."""
+        request = SubmitTask(sandbox=Sandbox.DANGER_FULL_ACCESS, **given)
         task, _ = await self.engine.submit(request, key=None, body_hash=b"1" * 32)
         return task.task_id
 
@@ -93,6 +92,8 @@ async def a_fleet(
     nodes: tuple[str, ...],
     conductors: tuple[str, ...],
     urls: Mapping[str, str] | None = None,
+    ttl_ms: int = TTL_MS,
+    slots: int = 2,
 ) -> AsyncIterator[Fleet]:
     """All of it runs, and every node is known to the queue. The conductors run no tasks themselves.
 
@@ -100,7 +101,8 @@ async def a_fleet(
     """
     shared = folder / "shared"
     shared.mkdir()
-    settings = {"BAA_ENGINE_URL": url, "BAA_WORKER_NODE_TTL_MS": str(TTL_MS), "BAA_WORKER_EMBEDDED": "false"}
+    settings = {"BAA_ENGINE_URL": url, "BAA_WORKER_NODE_TTL_MS": str(ttl_ms), "BAA_WORKER_EMBEDDED": "false"}
+    settings["BAA_WORKER_SLOTS"] = str(slots)
     async with AsyncExitStack() as stack:
         engine = await open_engine(url)
         stack.push_async_callback(engine.close)
