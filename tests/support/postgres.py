@@ -197,6 +197,23 @@ class PostgreSQL:
             return False
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
+    def run(self, *command: str, answers: str = "") -> None:
+        """A command of PostgreSQL's own, as its administrator; `answers` is what is typed."""
+        where = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": USER, "PGPASSWORD": self._password}
+        program = str(self._bin / command[0])
+        done = subprocess.run(
+            [program, *command[1:]],
+            env=_ENVIRONMENT | where,
+            cwd=self.folder,
+            input=answers,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,  # without a terminal it reads what is typed from its input
+            **self._as,
+        )
+        assert done.returncode == 0, done.stderr
+
     def _admin(self, statement: str) -> None:
         where = f"host=127.0.0.1 port={self.port} user={USER} password={self._password} dbname=postgres"
         with psycopg.connect(where, autocommit=True, connect_timeout=SECONDS) as connection:

@@ -55,11 +55,10 @@ def _is_command(line: str) -> bool:
     command: App = app
     while words and not words[0].startswith("-"):
         name = words.pop(0)
-        if name.startswith("/"):  # an argument
-            continue
-        if name not in list(command):
+        if name in list(command):
+            command = command[name]
+        elif command.default_command is None or command is app:  # else it is an argument
             return False
-        command = command[name]
     flags = {word for word in words if word.startswith("--")}
     known = {name for argument in command.assemble_argument_collection() for name in argument.names}
     return flags <= known | {"--help"}

@@ -1,15 +1,21 @@
-"""docs/tasks.md names what there is: states, reasons, turns and limits."""
+"""docs/tasks.md and docs/fleet.md name what there is: states, reasons, turns, limits, commands and settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from baa.api.tasks import ATTEMPT_ENDED, Check, SubmitTask
+from baa.conductor.leader import TTL_MS
+from baa.config import File
 from baa.worker import checks, decisions
 from baa.worker.decisions import Why
 from baa.worker.git import Trouble
+from tests.unit.test_docs_runtime import LINK, unknown_variables, wrong_commands
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "tasks.md").read_text()
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "tasks.md").read_text()
 
 
 def test_every_state_reason_and_turn_is_named() -> None:
@@ -36,3 +42,20 @@ def test_what_can_be_asked_for_is_named() -> None:
         for name in ("maxTurns", "maxAttempts", "deadlineMs", "stallMs", "budget", "ref")
         if f"`{name}`" not in PAGE
     } == set()
+
+
+@pytest.mark.parametrize("name", ["tasks.md", "fleet.md"])
+def test_every_command_setting_and_link_exists(name: str) -> None:
+    text = (DOCS / name).read_text()
+    assert (wrong_commands(text), unknown_variables(text)) == ([], set())
+    assert [link for link in LINK.findall(text) if not (DOCS / link).exists()] == []
+
+
+def test_the_times_of_a_fleet_are_those_in_force() -> None:
+    text = (DOCS / "fleet.md").read_text()
+    file = File()
+    ttl_s, turn_s = file.worker.node_ttl_ms // 1000, 2 * file.worker.node_ttl_ms // 1000
+    assert f"after {ttl_s} s without a heartbeat" in text
+    assert f"after twice that ({turn_s} s)" in text
+    assert f"after {ttl_s + turn_s} s its attempts are `lost`" in text
+    assert f"leads within {TTL_MS // 1000} s" in text
