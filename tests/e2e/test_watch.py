@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from baa.scripted import Hold, Patch, Run, Say, ScriptedModel, when
-from tests.support.node import Node
-from tests.support.questions import House
+from baa.scripted import Call, Hold, Patch, Run, Say, ScriptedModel, when
+from tests.support import mcp_server
+from tests.support.node import Json, Node
+from tests.support.questions import House, accepted, question
 from tests.support.screen import Screen, needs_tmux
 
 pytestmark = [pytest.mark.timeout(180), needs_tmux]
@@ -26,6 +28,25 @@ SCENARIOS = (
     when("slow", (Say.numbered(20), Hold("slow"), Say.numbered(20, start=20))),
     when("more", Say("More it is.")),
     when("evil", Say((EVIL,))),
+)
+SERVER = f'[mcp_servers.house]\ncommand = "{sys.executable}"\nargs = ["-I", "{mcp_server.__file__}"]\n'
+SECRET = "correct-horse-battery"
+
+
+def choice(id_: str, **more: object) -> Json:
+    """A question of the model's with two answers to choose from."""
+    options = [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": f"cold {EVIL}"}]
+    return {"id": id_, "header": "Colour", "question": f"The {id_}?", "options": options, **more}
+
+
+ASKING = (
+    when(
+        "choose",
+        Call("request_user_input", {"questions": [choice("colour"), choice("why"), choice("key", isSecret=True)]}),
+        Say("I see."),
+    ),
+    *(when(name, Call("ask", {"q": "1"}, "mcp__house"), Say("Asked.")) for name in ("form", "elsewhere")),
+    when("edit", Patch(EDIT), Say("Edited.")),
 )
 
 
@@ -65,8 +86,8 @@ async def test_the_stream_an_answer_a_steer_and_codexd_killed_meanwhile(house: H
         asking = await node.turn(session_id, "ask")
         await screen.shows("? the work: run /bin/bash -lc 'touch asked.txt' (May I?)", "1 open questions")
         await screen.press("a")
-        await screen.shows("accept", "cancel", "command:")
-        await screen.press("Enter")
+        await screen.shows("1  accept", "cancel", "$ touch asked.txt", "1-9 Choose")
+        await screen.press("1")
         await screen.shows("Did it.", "Codex asked: accept", "0 open questions")
         assert (await node.end_of_turn(asking))["status"] == "completed"
         assert (node.work / "asked.txt").exists()
@@ -101,6 +122,81 @@ async def test_the_stream_an_answer_a_steer_and_codexd_killed_meanwhile(house: H
         await screen.until(lambda text: HARMLESS in stream_of(text), HARMLESS)
         await screen.press("q")
         assert await screen.left() == 0
+
+
+async def test_a_question_a_form_and_an_edit_are_answered_by_keys(tmp_path: Path) -> None:
+    features = ("default_mode_request_user_input",)
+    async with (
+        ScriptedModel(ASKING) as model,
+        Node(tmp_path, model.base_url, codex=SERVER, features=features) as node,
+    ):
+        await node.start()
+        house = House(node, model)
+        session_id = await node.session(approvalPolicy="untrusted", purpose="the work")
+        async with watching(node) as screen:
+            await screen.shows("the work", "1 sessions")
+            turn_id = await node.turn(session_id, "choose")
+            await screen.shows("? the work: The colour?")
+            await screen.press("a")
+            await screen.shows("1  accept", "2  decline")
+            await screen.press("1")
+            text = await screen.shows("1 of 3: The colour?", "1  Red: warm", "2  Blue: cold Evil")
+            assert r"\x1b]0;owned" in text
+            await screen.press("2", "Enter")
+            await screen.shows("2 of 3: The why?")
+            await screen.type("It is mine")
+            await screen.shows("It is mine")
+            await screen.press("Enter")
+            await screen.shows("3 of 3: The key?")
+            await screen.press(*SECRET)
+            await screen.shows("•" * len(SECRET))
+            await screen.press("Enter")
+            await screen.shows("I see.", "Codex asked: accept", "0 open questions")
+            assert SECRET not in await screen.text(history=True)
+            assert (await node.end_of_turn(turn_id))["status"] == "completed"
+            told = json.loads(house.reports("choose"))["answers"]
+            said = {"colour": "Blue", "why": "It is mine", "key": SECRET}
+            assert told == {name: {"answers": [words]} for name, words in said.items()}
+
+            turn_id = await node.turn(session_id, "form")
+            await screen.shows("? the work: Who are you?")
+            await screen.press("a")
+            await screen.shows("3  cancel")
+            await screen.press("1")
+            await screen.shows("1 of 2:")
+            for _ in range(2):
+                field = "Name" if "2: Name" in await screen.text() else "age"
+                await screen.press(*("Bob" if field == "Name" else "old"), "Enter")
+                if field == "age":
+                    await screen.shows("A whole number.")
+                    await screen.press("BSpace", "BSpace", "BSpace")
+                    await screen.shows("type it")  # textual puts letters before keys that came at the same moment
+                    await screen.press("3", "Enter")
+                await screen.until(lambda text: "2 of 2:" in text or "0 open" in text, "the next step")
+            await screen.shows("0 open questions")
+            assert (await node.end_of_turn(turn_id))["status"] == "completed"
+            assert 'elicited {"action": "accept", "content": {"age": 3, "name": "Bob"}}' in house.reports("form")
+
+            turn_id = await node.turn(session_id, "elsewhere")
+            asked = await question(node, session_id, 3)
+            await screen.shows("? the work: Who are you?")
+            await screen.press("a")
+            await screen.shows("3  cancel")
+            await accepted(node, asked, "decline")
+            await screen.shows("Nobody asks that any more", "0 open questions")
+            await screen.hides("3  cancel")
+            assert (await node.end_of_turn(turn_id))["status"] == "completed"
+
+            turn_id = await node.turn(session_id, "edit")
+            await screen.shows("? the work: change files")
+            await screen.press("a")
+            await screen.shows("made.txt", "+one line", "acceptForSession", "decline")
+            await screen.press("3")
+            await screen.shows("0 open questions", "Edited.")
+            assert not (node.work / "made.txt").exists()
+            assert (await node.end_of_turn(turn_id))["status"] == "completed"
+            await screen.press("q")
+            assert await screen.left() == 0
 
 
 async def test_five_hundred_sessions_on_a_small_screen(house: House) -> None:

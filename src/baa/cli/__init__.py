@@ -149,6 +149,10 @@ def watch_sessions(
 ) -> int:
     """All sessions, what each does and what waits for an answer, live; keys answer, steer and interrupt.
 
+    The footer names the keys. `a` opens what the chosen session, else the oldest one, asks: the whole of it, and the
+    decisions, of which a digit takes one. A question or a form is then answered field after field, by the number of a
+    choice or in words; what does not fit is asked again. What a line cannot hold goes with the `baa answer` shown.
+
     It goes on where it was when codexd is killed or restarted. Leaving it changes nothing.
 
     Example: `baa watch`

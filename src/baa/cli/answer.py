@@ -12,7 +12,7 @@ from baa.api.errors import CannotStart
 from baa.api.interactions import AnswerInteraction, Interaction
 from baa.cli import asking
 from baa.cli.plain import json_line, plain
-from baa.cli.questions import ACCEPT, answer_of, names_of
+from baa.cli.questions import ACCEPT, names_of
 from baa.cli.remote import EX_NOINPUT, ask
 from baa.client.codexd import Codexd
 
@@ -42,7 +42,7 @@ def answer(
             if not by_flags:
                 given = await _by_a_person(codexd, asked) if person else _nobody(asked)
             elif person and decision == ACCEPT and not answers and content is None:
-                given = answer_of(asked.kind, ACCEPT, await asking.said_to(asked, asking.Typed()))
+                given = await asking.take_words(asked, asking.Typed())
         except asking.Nothing:
             raise CannotStart("Nothing was answered: the question waits on.", exit_code=EX_USAGE) from None
         return await asking.give(codexd, asked, given)

@@ -10,20 +10,15 @@ from typing import Any, Final
 
 import msgspec
 from rich.console import Console
-from rich.text import Text
 
 from baa.api.interactions import AnswerInteraction, Interaction, InteractionKind
-from baa.cli.demo_show import DIFF_STYLES, command
-from baa.cli.plain import json_line, plain
-from baa.cli.questions import ACCEPT, Field, Unfit, answer_of, fields_of, names_of, value_of
-from baa.cli.watching import diff_of
+from baa.cli.asked import OpenQuestion, rows_of
+from baa.cli.questions import ACCEPT, Making, Unfit
+from baa.cli.rows import text_of
 from baa.client.codexd import Codexd
 
 LINE_MAX: Final = 64 * 1024
 """Bytes of a line; a terminal gives no more than a few KiB."""
-
-WHOLE: Final = frozenset({InteractionKind.PERMISSIONS, InteractionKind.TOOL_CALL})
-"""Kinds of which a person is shown Codex's own object: it is what is decided on."""
 
 
 class Nothing(Exception):
@@ -82,7 +77,7 @@ class Typed:
             came.set_exception(Nothing())
 
 
-async def changes_of(codexd: Codexd, asked: Interaction) -> list[dict[str, Any]]:
+async def changes_of(codexd: Codexd, asked: Interaction | OpenQuestion) -> list[dict[str, Any]]:
     """The file changes that an approval is about: they stand in the item, and not in what is asked."""
     if asked.kind is not InteractionKind.FILE_CHANGE or asked.turn_id is None or asked.item_id is None:
         return []
@@ -97,60 +92,55 @@ async def changes_of(codexd: Codexd, asked: Interaction) -> list[dict[str, Any]]
 def show(asked: Interaction, changes: list[dict[str, Any]]) -> None:
     """All that a person has to know to decide."""
     console = Console(highlight=False, soft_wrap=True)
-    request: dict[str, Any] = msgspec.json.decode(asked.request)
-    console.print(Text(plain(f"Codex asks ({asked.kind.value}), until {asked.deadline_at[11:19]} UTC:"), style="bold"))
-    for name in ("reason", "message", "url"):
-        if request.get(name):
-            console.print(Text(plain(str(request[name]))))
-    for field in fields_of(asked.kind, request):
-        console.print(Text(f"  - {field.words}"))
-    if request.get("command"):
-        console.print(Text(plain(f"$ {command(str(request['command']))}"), style="bold"))
-        console.print(Text(plain(f"  in {request.get('cwd', '')}"), style="dim"))
-    for change in changes:
-        console.print(Text(plain(f"{change['kind']['type']} {change['path']}"), style="bold"))
-        for line in diff_of(change).split("\n"):
-            console.print(Text(plain(f"  {line}"), style=DIFF_STYLES.get(line[:1], "dim")))
-    if asked.kind in WHOLE or request.get("_meta"):
-        console.print(Text(json_line(request.get("_meta") or request), style="dim"))
+    for row in rows_of(asked.kind, asked.deadline_at, msgspec.json.decode(asked.request), changes):
+        console.print(text_of([row]))
 
 
 async def take(asked: Interaction, typed: Typed) -> AnswerInteraction:
     """What a person decides, by a number or a name, and then what a yes needs in words. Raises Nothing, Withdrawn."""
-    names = names_of(asked.decisions)
-    for number, name in enumerate(names, 1):
-        print(plain(f"  {number}  {name}"))
+    making = _making(asked)
+    _offer(making)
     typed.forget()
+    return await _said(making, typed)
+
+
+async def take_words(asked: Interaction, typed: Typed) -> AnswerInteraction:
+    """What a yes needs in words, where that is decided. Raises Nothing, Withdrawn."""
+    making = _making(asked)
+    given = making.say(ACCEPT)
+    if given is None:
+        _offer(making)
+        given = await _said(making, typed)
+    return given
+
+
+def _making(asked: Interaction) -> Making:
+    return Making(asked.kind, asked.decisions, msgspec.json.decode(asked.request))
+
+
+def _offer(making: Making) -> None:
+    field = making.field
+    if field is not None:
+        hint = field.hint()
+        print(field.words + (f" ({hint})" if hint else ""))
+    for number, choice in enumerate(making.choices(), 1):
+        print(f"  {number}  {choice}")
+
+
+async def _said(making: Making, typed: Typed) -> AnswerInteraction:
     while True:
-        said = await typed.line()
-        if said.isdecimal() and 1 <= int(said) <= len(names):
-            said = names[int(said) - 1]
-        if said in names:
-            break
-    decision = asked.decisions[names.index(said)]
-    return answer_of(asked.kind, decision, await said_to(asked, typed) if decision == ACCEPT else {})
-
-
-async def said_to(asked: Interaction, typed: Typed) -> dict[str, Any]:
-    """What is said to each field of a question."""
-    return {
-        field.name: await _said(field, typed) for field in fields_of(asked.kind, msgspec.json.decode(asked.request))
-    }
-
-
-async def _said(field: Field, typed: Typed) -> Any:
-    hint = field.hint()
-    print(field.words + (f" ({hint})" if hint else ""))
-    for number, (_, label) in enumerate(field.options, 1):
-        print(f"  {number}  {label}")
-    while True:
+        field = making.field
         try:
-            return value_of(field, await typed.line(secret=field.secret))
+            given = making.say(await typed.line(secret=field is not None and field.secret))
         except Unfit as unfit:
             print(unfit)
+            continue
+        if given is not None:
+            return given
+        _offer(making)
 
 
-async def give(codexd: Codexd, asked: Interaction, given: AnswerInteraction) -> Interaction:
+async def give(codexd: Codexd, asked: Interaction | OpenQuestion, given: AnswerInteraction) -> Interaction:
     """Answer it where it belongs: at its turn, or at its session."""
     if asked.turn_id is None:
         return await codexd.answer_in_session(asked.session_id, asked.interaction_id, given)

@@ -16,7 +16,6 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import Worker
@@ -26,9 +25,12 @@ from baa.api.errors import BaaError, CannotStart, Rejected
 from baa.api.events import Event, EventType
 from baa.api.interactions import AnswerInteraction, InteractionKind
 from baa.api.sessions import Session, SteerTurn
+from baa.cli import asking
+from baa.cli.answering import Answering
+from baa.cli.asked import OpenQuestion
 from baa.cli.plain import plain
-from baa.cli.questions import fields_of
-from baa.cli.watching import SESSIONS_MAX, OpenQuestion, Row, Stream, View
+from baa.cli.rows import text_of
+from baa.cli.watching import SESSIONS_MAX, Stream, View
 from baa.client.codexd import Codexd
 from baa.client.discovery import Unreachable
 from baa.client.events import Gap
@@ -50,32 +52,14 @@ LIFECYCLE: Final = tuple(
     type_ for type_ in EventType if type_.value.split(".")[0] in ("session", "turn", "interaction")
 )
 
-STYLES: Final = {
-    "": "",
-    "dim": "dim",
-    "bold": "bold",
-    "command": "cyan",
-    "added": "green",
-    "removed": "red",
-    "place": "magenta",
-    "good": "dim green",
-    "bad": "bold red",
-    "asks": "bold yellow",
-}
-
 
 def run(*, config_file: Path | None = None, session_id: str | None = None) -> int:
     """Watch until that is left. Raises CannotStart."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise CannotStart("baa watch needs a terminal. In a script follow the events.", exit_code=EX_USAGE)
-    app = Watch(Codexd(configuration.load(config_file), patience_s=AWAY_S), session_id)
+    app = Watch(Codexd(configuration.load(config_file), patience_s=AWAY_S), session_id, config_file)
     app.run()
     return app.return_code or 0
-
-
-def text_of(rows: list[Row]) -> Text:
-    """Lines as the screen shows them. They are escaped already."""
-    return Text("\n").join(Text(line, style=STYLES[style]) for style, line in rows)
 
 
 class Watch(App[None]):
@@ -102,9 +86,10 @@ class Watch(App[None]):
         ("q", "quit", "Quit"),
     ]
 
-    def __init__(self, codexd: Codexd, session_id: str | None) -> None:
+    def __init__(self, codexd: Codexd, session_id: str | None, config_file: Path | None = None) -> None:
         super().__init__()
         self._codexd = codexd
+        self._config = None if config_file is None else str(config_file.absolute())
         self._wanted = session_id
         self._view = View()
         self._stream: Stream | None = None
@@ -211,6 +196,10 @@ class Watch(App[None]):
             questions = self.query_one("#questions", Static)
             questions.update(text_of(rows))
             questions.set_class(bool(rows), "some")
+            screen = self.screen
+            if isinstance(screen, Answering) and screen.question.interaction_id not in self._view.questions:
+                _ = screen.dismiss(None)
+                self._tell("Nobody asks that any more, or it was answered elsewhere.")
         if self._stream is not None and (self._stream.changed or self._stream.gone):
             await self._show_stream(self._stream)
         away = next(iter(self._away.values()), None)
@@ -344,18 +333,24 @@ class Watch(App[None]):
         if question is None:
             self._tell("Nothing waits for an answer.")
             return
-        await self.push_screen(Answering(question), lambda answer: self._answer(question, answer))
+        screen = Answering(question, self._config)
+        await self.push_screen(screen, lambda answer: self._answer(question, answer))
+        if question.kind is InteractionKind.FILE_CHANGE:
+            self.run_worker(self._read_changes(screen), name="changes")
+
+    async def _read_changes(self, screen: Answering) -> None:
+        """A change is shown before it is decided on."""
+        changes, unknown = [], ""
+        try:
+            changes = await asking.changes_of(self._codexd, screen.question)
+        except (Unreachable, BaaError, CannotStart) as refused:
+            unknown = refused.message
+        if screen.is_current:
+            screen.changed(changes, unknown)
 
     def _answer(self, question: OpenQuestion, answer: AnswerInteraction | None) -> None:
-        if answer is None:
-            return
-
-        def give() -> Awaitable[Any]:
-            if question.turn_id is None:
-                return self._codexd.answer_in_session(question.session_id, question.interaction_id, answer)
-            return self._codexd.answer_in_turn(question.turn_id, question.interaction_id, answer)
-
-        self._do(give, "Answered.")
+        if answer is not None:
+            self._do(lambda: asking.give(self._codexd, question, answer), "Answered.")
 
     def _do(self, ask: Callable[[], Awaitable[Any]], done: str) -> None:
         async def doing() -> None:
@@ -369,76 +364,3 @@ class Watch(App[None]):
 
     def _tell(self, words: str, severity: Any = "information") -> None:
         self.notify(plain(words), severity=severity, timeout=4, markup=False)
-
-
-class Answering(ModalScreen[AnswerInteraction | None]):
-    """One question, with what can be decided. Escape leaves it open."""
-
-    CSS = """
-    Answering { align: center middle; }
-    #box { width: 90%; max-width: 100; height: auto; max-height: 90%; background: $surface; padding: 1 2; }
-    #box Static { height: auto; width: 100%; }
-    #decisions { height: auto; max-height: 8; border: none; }
-    """
-    BINDINGS: ClassVar[list[BindingType]] = [("escape", "leave", "Leave it open")]
-
-    def __init__(self, question: OpenQuestion) -> None:
-        super().__init__()
-        self._question = question
-        self._choices = question.choices()
-        self._fields = fields_of(question.kind, question.request)
-        self._words: dict[str, str | list[str]] = {}
-
-    def compose(self) -> ComposeResult:
-        """What is asked, then what can be said."""
-        with VerticalScroll(id="box"):
-            yield Static(Text(self._question.summary(), style="bold"))
-            yield Static(text_of(detail_of(self._question)))
-            yield OptionList(*(Option(Text(name)) for name, _ in self._choices), id="decisions")
-            yield Input(id="words")
-
-    def on_mount(self) -> None:
-        """The first decision is under the cursor."""
-        self.query_one("#words", Input).display = False
-        self.query_one("#decisions", OptionList).focus()
-
-    def on_option_list_option_selected(self, message: OptionList.OptionSelected) -> None:
-        """It is decided, but for words that a yes may need."""
-        message.stop()
-        decision = self._choices[message.option_index][1]
-        if self._question.kind is InteractionKind.USER_INPUT and decision == "accept" and self._fields:
-            self._ask_on()
-        else:
-            _ = self.dismiss(AnswerInteraction(decision=decision))
-
-    def on_input_submitted(self, message: Input.Submitted) -> None:
-        """One of the answers in words."""
-        message.stop()
-        self._words[self._fields[len(self._words)].name] = message.value
-        if len(self._words) < len(self._fields):
-            self._ask_on()
-        else:
-            _ = self.dismiss(AnswerInteraction(decision="accept", answers=self._words))
-
-    def _ask_on(self) -> None:
-        words = self.query_one("#words", Input)
-        field = self._fields[len(self._words)]
-        words.display = True
-        words.value = ""
-        words.password = field.secret
-        words.placeholder = field.words
-        words.focus()
-
-    def action_leave(self) -> None:
-        """Leave it open."""
-        _ = self.dismiss(None)  # its end is not waited for within it
-
-
-def detail_of(question: OpenQuestion) -> list[Row]:
-    """More of what is asked, escaped."""
-    rows: list[Row] = []
-    for name in ("command", "cwd", "grantRoot", "url", "permissions", "arguments"):
-        value = question.request.get(name)
-        if value:
-            rows += [("", plain(f"{name}: {line}")) for line in str(value).split("\n")[:20]]
-    return [*rows, *(("", words) for _, words in question.asked())]

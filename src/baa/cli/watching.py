@@ -16,7 +16,9 @@ import msgspec
 from baa.api.events import Event
 from baa.api.interactions import Interaction, InteractionKind
 from baa.api.sessions import Session, SessionStatus
+from baa.cli.asked import OpenQuestion
 from baa.cli.plain import plain
+from baa.cli.rows import Row, diff_of, diff_rows
 
 BLOCKS_MAX: Final = 300
 """Blocks of a stream: more than anybody scrolls back; `baa turn show` has the rest."""
@@ -28,12 +30,6 @@ SHOWN_LINES: Final = 200
 """Of a command's output, when it is unfolded."""
 
 TURN_ENDS: Final = {f"turn.{end}": end for end in ("completed", "failed", "interrupted", "expired", "lost")}
-
-Row = tuple[str, str]
-"""A line and its style, one of STYLES."""
-
-STYLES: Final = ("", "dim", "bold", "command", "added", "removed", "place", "good", "bad", "asks")
-
 
 # --- sessions
 
@@ -53,51 +49,6 @@ class SessionRow:
         """Its line."""
         mark = "?" if asks else "x" if self.closed else "●" if self.running or self.waiting else "○"
         return plain(f"{mark} {self.name}").replace("\n", " ")
-
-
-@dataclass(frozen=True, slots=True)
-class OpenQuestion:
-    """Something that Codex waits for."""
-
-    interaction_id: str
-    session_id: str
-    turn_id: str | None
-    kind: InteractionKind
-    request: dict[str, Any]
-    decisions: tuple[Any, ...]
-
-    def summary(self) -> str:
-        """What is asked, in a line."""
-        told = self.request
-        match self.kind:
-            case InteractionKind.COMMAND:
-                what = f"run {told.get('command')}"
-            case InteractionKind.FILE_CHANGE:
-                what = "change files"
-            case InteractionKind.PERMISSIONS:
-                what = "more permissions"
-            case InteractionKind.USER_INPUT:
-                asked = told.get("questions")
-                first = asked[0] if isinstance(asked, list) and asked and isinstance(asked[0], dict) else {}
-                what = str(first.get("question") or "a question")
-            case InteractionKind.ELICITATION:
-                what = str(told.get("message") or "a form")
-            case InteractionKind.TOOL_CALL:
-                what = f"call {told.get('tool')}"
-        reason = told.get("reason")
-        return plain(f"{what} ({reason})" if reason else what).replace("\n", " ")
-
-    def choices(self) -> list[tuple[str, Any]]:
-        """What can be decided here, each with its name. What needs a form is left to `baa answer`."""
-        needs_more = self.kind in (InteractionKind.ELICITATION, InteractionKind.TOOL_CALL)
-        named = [(next(iter(each)) if isinstance(each, dict) else str(each), each) for each in self.decisions]
-        return [(plain(name), each) for name, each in named if not (needs_more and name == "accept")]
-
-    def asked(self) -> list[tuple[str, str]]:
-        """The ids and the words of what is to be answered in words."""
-        given = self.request.get("questions") if self.kind is InteractionKind.USER_INPUT else None
-        found = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
-        return [(str(each.get("id")), plain(str(each.get("question", "")))) for each in found]
 
 
 # --- one session's stream
@@ -156,10 +107,7 @@ def _rows_of_command(block: Block, unfolded: bool) -> list[Row]:
 
 def _rows_of_edit(block: Block, _: bool) -> list[Row]:
     rows: list[Row] = [("command", f"± {block.head}" + (f"  [{block.state}]" if block.state else ""))]
-    for line in block.text.split("\n") if block.text else ():
-        style = {"+": "added", "-": "removed", "@": "place"}.get(line[:1], "dim")
-        rows.append((style, f"  {line}"))
-    return rows
+    return rows + diff_rows(block.text)
 
 
 def _rows_of_end(block: Block, _: bool) -> list[Row]:
@@ -302,13 +250,6 @@ def _block_of(kind: str, item: dict[str, Any], turn_id: str, *, ended: bool) -> 
     return block
 
 
-def diff_of(change: dict[str, Any]) -> str:
-    """A change as a diff; of a new or a removed file Codex tells the content alone."""
-    diff, kind = _text_of(change, "diff").rstrip("\n"), change.get("kind")
-    sign = {"add": "+", "delete": "-"}.get(str(kind.get("type")) if isinstance(kind, dict) else "")
-    return diff if sign is None or not diff else "\n".join(sign + line for line in diff.split("\n"))
-
-
 def _state_of_command(item: dict[str, Any], ended: bool) -> str:
     if not ended:
         return "runs"
@@ -348,8 +289,18 @@ class View:
     def load_questions(self, interactions: Iterable[Interaction]) -> None:
         """The open questions of a session, before the events that come after."""
         for each in interactions:
-            request = msgspec.json.decode(each.request)
-            self._ask(each.interaction_id, each.session_id, each.turn_id, each.kind, request, each.decisions)
+            self._ask(
+                OpenQuestion(
+                    each.interaction_id,
+                    each.session_id,
+                    each.turn_id,
+                    each.kind,
+                    _told(msgspec.json.decode(each.request)),
+                    tuple(each.decisions),
+                    each.item_id,
+                    each.deadline_at,
+                )
+            )
 
     def apply(self, event: Event) -> None:
         """The next event of any session. One that tells what is known already changes nothing."""
@@ -373,9 +324,17 @@ class View:
                 row.waiting.discard(event.turn_id or "")
                 row.running = event.turn_id
             case "interaction.requested":
-                kind = InteractionKind(told["kind"])
                 self._ask(
-                    told["interactionId"], session_id, event.turn_id, kind, told.get("request"), told["decisions"]
+                    OpenQuestion(
+                        told["interactionId"],
+                        session_id,
+                        event.turn_id,
+                        InteractionKind(told["kind"]),
+                        _told(told.get("request")),
+                        tuple(told["decisions"]),
+                        told.get("itemId"),
+                        told.get("deadlineAt", ""),
+                    )
                 )
             case "interaction.resolved" | "interaction.expired":
                 self.questions_changed |= self.questions.pop(told["interactionId"], None) is not None
@@ -403,18 +362,8 @@ class View:
         rows = [("asks", plain(f"? {name}: ") + each.summary()) for each, name in zip(shown, names, strict=True)]
         return rows + [("dim", f"… and {len(waiting) - len(shown)} more")] * (len(waiting) > len(shown))
 
-    def _ask(
-        self,
-        interaction_id: str,
-        session_id: str,
-        turn_id: str | None,
-        kind: InteractionKind,
-        request: Any,
-        offered: Any,
-    ) -> None:
-        told = request if isinstance(request, dict) else {}
-        question = OpenQuestion(interaction_id, session_id, turn_id, kind, told, tuple(offered))
-        self.questions[interaction_id] = question
+    def _ask(self, question: OpenQuestion) -> None:
+        self.questions[question.interaction_id] = question
         self.questions_changed = True
 
     def _add(self, row: SessionRow) -> None:
@@ -424,6 +373,10 @@ class View:
             oldest = next((each for each in self.sessions.values() if each.closed), next(iter(self.sessions.values())))
             del self.sessions[oldest.session_id]
             self.changed.add(oldest.session_id)
+
+
+def _told(request: Any) -> dict[str, Any]:
+    return request if isinstance(request, dict) else {}
 
 
 def _name_of(purpose: str | None, cwd: str, session_id: str) -> str:
