@@ -194,6 +194,10 @@ def test_for_programs_the_result_is_json(machine: Machine) -> None:
 
 def test_a_demo_that_is_kept_says_how_to_reach_it_until_ctrl_c(machine: Machine) -> None:
     with machine.start("demo", "--keep") as process:
+        until_says(process, "It runs on until Ctrl-C:")
+        status = until_says(process, "/v1/codexd/status").split()[1]
+        assert httpx2.get(status, trust_env=False).json()["ok"]
+        assert "/openapi.json" in until_says(process, "described")
         line = until_says(process, "curl -s -H")
         command = line.split(maxsplit=1)[1]
         said = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)  # noqa: S602

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from baa.scripted import Call, Hold, Patch, Run, Say, ScriptedModel, when
+from baa.scripted import Call, Hold, Patch, Refuse, Run, Say, ScriptedModel, when
 from tests.support import mcp_server
 from tests.support.command_line import baa, started, terminal
 from tests.support.node import Node, within
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(150)
 EVIL = "a\x1b]0;owned\x07b\x9b31mc\u202ed\x7fe\x08f"
 SCENARIOS = (
     when("hello", Say("Hello,\nWorld.")),
+    when("refused", Refuse(400)),
     when("evil", Run(f"printf '%s' '{EVIL}'"), Say(EVIL)),
     when("hang", (Say("Working."), Hold("never"))),
     when("port", Say('{"port": 4319}')),
@@ -47,6 +48,9 @@ async def test_into_a_pipe_goes_only_the_answer(node: Node) -> None:
     done = await baa(node, "run", "hello", "--continue", "--cwd", str(elsewhere))
     assert (done.code, done.stdout) == (66, "")
     assert "Leave --continue out" in done.stderr
+    failed = await baa(node, "run", "refused", "--sandbox", "danger-full-access")
+    assert (failed.code, failed.stdout) == (1, "")
+    assert " is failed: " in failed.stderr
 
 
 async def test_a_program_gets_fields_and_json(node: Node, tmp_path: Path) -> None:
