@@ -22,6 +22,7 @@ import pytest
 from baa.scripted import Hold, Say, ScriptedModel, when
 from tests.support.asking import turn_of
 from tests.support.faults import saw
+from tests.support.moved_clock import under
 from tests.support.node import PATIENCE_SECONDS, Node, moment, until, within
 from tests.support.oracle import Oracle, flaws_of, numbered
 
@@ -34,7 +35,6 @@ SCENARIOS = (
     when("plain", Say("Fine.")),
     when("held", (Say.numbered(50), Hold("held"), Say.numbered(50, start=50))),
 )
-MOVED = Path(__file__).parents[1] / "support" / "moved_clock.py"
 YEARS_S = 10 * 365 * 24 * 3600
 
 
@@ -81,7 +81,7 @@ async def test_a_wall_clock_that_jumps_ends_nothing_and_orders_nothing(node: tup
     node_, model = node
     moved = node_.folder / "moved"
     moved.write_text("0")
-    node_.command = (sys.executable, str(MOVED), str(moved))
+    node_.command = under(moved, "baa.codexd")
     await node_.start()
     async with Oracle(node_) as oracle:
         waiting = await held_turn(node_, oracle)

@@ -17,6 +17,7 @@ from baa.api.sessions import Sandbox
 from baa.api.tasks import Attempt, Check, SubmitTask, Task
 from baa.engine.store import Engine, EngineFailed, open_engine
 from baa.scripted import ScriptedModel
+from tests.support.moved_clock import under
 from tests.support.node import PATIENCE_SECONDS, Node, moment
 from tests.support.programs import Program
 
@@ -94,10 +95,12 @@ async def a_fleet(
     urls: Mapping[str, str] | None = None,
     ttl_ms: int = TTL_MS,
     slots: int = 2,
+    moved: Path | None = None,
 ) -> AsyncIterator[Fleet]:
     """All of it runs, and every node is known to the queue. The conductors run no tasks themselves.
 
-    `urls`: by which another way a node reaches the same database.
+    `urls`: by which another way a node reaches the same database. `moved`: a file by whose seconds every program's wall
+    clock is moved.
     """
     shared = folder / "shared"
     shared.mkdir()
@@ -109,13 +112,17 @@ async def a_fleet(
         fleet = Fleet(model, engine, shared, url)
         for name in conductors:
             program = Program("conductor", folder / name / "baa", BAA_NODE_ID=name, **settings)
+            if moved is not None:
+                program.command = under(moved, "baa.conductor")
             fleet.conductors[name] = await stack.enter_async_context(program)
         for name in nodes:
             node = Node(folder / name, model.base_url)
             node.allow(shared)
+            worker = Program("worker-runner", node.home, BAA_NODE_ID=name, **settings)
+            if moved is not None:
+                node.command, worker.command = under(moved, "baa.codexd"), under(moved, "baa.worker")
             await stack.enter_async_context(node)
             await node.start()
-            worker = Program("worker-runner", node.home, BAA_NODE_ID=name, **settings)
             worker.environment["BAA_ENGINE_URL"] = (urls or {}).get(name, url)
             worker.environment |= {"BAA_CONFIG": str(node.folder / "baa.toml"), "HOME": str(node.folder / "user")}
             fleet.members[name] = Member(name, node, await stack.enter_async_context(worker))

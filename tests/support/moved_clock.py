@@ -1,6 +1,6 @@
-"""codexd under a wall clock that somebody moves: by as many seconds as stand in a file.
+"""A program of ours under a wall clock that somebody moves: by as many seconds as stand in a file.
 
-moved_clock.py FILE, instead of `-m baa.codexd`: nothing of ours is changed; what Python tells as the time of day is.
+moved_clock.py FILE MODULE, instead of `-m MODULE`: nothing of ours is changed; what Python tells as the time of day is.
 """
 
 from __future__ import annotations
@@ -9,9 +9,18 @@ import runpy
 import sys
 import time
 from pathlib import Path
+from typing import Final
+
+SCRIPT: Final = Path(__file__)
+
+
+def under(moved: Path, module: str) -> tuple[str, ...]:
+    """The command of a module whose clock is moved by what stands in that file."""
+    return (sys.executable, str(SCRIPT), str(moved), module)
+
 
 if __name__ == "__main__":
-    moved = Path(sys.argv.pop(1))
+    moved, module = Path(sys.argv.pop(1)), sys.argv.pop(1)
     real, real_ns = time.time, time.time_ns
 
     def seconds() -> int:
@@ -19,4 +28,4 @@ if __name__ == "__main__":
 
     time.time = lambda: real() + seconds()
     time.time_ns = lambda: real_ns() + seconds() * 10**9
-    runpy.run_module("baa.codexd", run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -25,6 +25,7 @@ class Program:
         self.name = name
         self.home = home
         self.address = ""
+        self.command: tuple[str, ...] = (sys.executable, "-m", MODULES[name])
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(home.parent),
@@ -63,8 +64,9 @@ class Program:
 
     async def spawn(self) -> None:
         """Start it, and wait for nothing."""
-        command = (sys.executable, "-m", MODULES[self.name])
-        self._process = await asyncio.create_subprocess_exec(*command, env=self.environment, stdout=PIPE, stderr=PIPE)
+        self._process = await asyncio.create_subprocess_exec(
+            *self.command, env=self.environment, stdout=PIPE, stderr=PIPE
+        )
 
     @property
     def pid(self) -> int:
