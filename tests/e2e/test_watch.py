@@ -78,6 +78,8 @@ async def test_the_stream_an_answer_a_steer_and_codexd_killed_meanwhile(house: H
             "the work", "the other", "Said at first.", "printf", "+one line", "completed", "2 sessions"
         )
         assert "  two" not in text  # folded
+        for key in ("a Answer", "s Steer", "i Interrupt", "f Fold", "g Follow", "Tab List or stream", "q Quit"):
+            assert key in text.split("\n")[-2 if text.endswith("\n") else -1], "the footer has every key"
         await screen.press("f")
         await screen.shows("  two")
         await screen.press("f")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 
 from rich.text import Text
 from textual.app import App, ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -83,6 +83,7 @@ class Watch(App[None]):
         ("i", "interrupt", "Interrupt"),
         ("f", "fold", "Fold"),
         ("g", "follow", "Follow"),
+        Binding("tab", "app.focus_next", "List or stream", key_display="Tab", priority=True),
         ("q", "quit", "Quit"),
     ]
 
