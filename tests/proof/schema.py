@@ -95,7 +95,8 @@ def sent() -> dict[str, list[dict[str, Any]]]:
     for line in own:
         told = json.loads(line.data)
         found.setdefault(told["method"], []).append(told["params"])
-    for method, names in (attached.LOOKS | {attached.RESUME: attached.RESUMES}).items():
+    passed_on = attached.LOOKS | {attached.RESUME: attached.RESUMES, attached.RENAME: frozenset({"threadId", "name"})}
+    for method, names in passed_on.items():
         found.setdefault(method, []).append(dict.fromkeys(names))  # the values are the terminal's
     return found
 
