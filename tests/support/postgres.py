@@ -60,11 +60,14 @@ class PostgreSQL:
     Only `ROLE`, which is no superuser, is given to what is tested.
     """
 
-    def __init__(self, *, listen: str = "127.0.0.1") -> None:
+    def __init__(self, *, listen: str = "127.0.0.1", address: str = "127.0.0.1", inside: int | None = None) -> None:
+        """`inside`: the network namespace of that process, where it is reached by `address`. Needs root."""
         found = binaries()
         assert found is not None, missing()
         self._bin = found
         self._listen = listen
+        self.address = address
+        self._inside = inside
         self._password = secrets.token_hex(8)
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -113,7 +116,7 @@ class PostgreSQL:
         self._databases += 1
         name = f"test_{self._databases}"
         self._admin(f"CREATE DATABASE {name} OWNER {ROLE}")
-        return f"postgresql://{ROLE}:{self._password}@127.0.0.1:{self.port}/{name}"
+        return f"postgresql://{ROLE}:{self._password}@{self.address}:{self.port}/{name}"
 
     def drop(self, url: str) -> None:
         """Remove a database, whoever still uses it."""
@@ -132,9 +135,14 @@ class PostgreSQL:
         }
         command = [str(self._bin / "postgres"), "-D", str(self._data)]
         command += [f"--{name}={value}" for name, value in settings.items()]
+        by = self._as
+        if self._inside is not None:  # it enters as root, and is nobody's root then
+            who = [f"--reuid={by['user']}", f"--regid={by['group']}", "--clear-groups"]
+            command = ["nsenter", f"--net=/proc/{self._inside}/ns/net", "setpriv", *who, *command]
+            by = {}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=_ENVIRONMENT, **self._as
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=_ENVIRONMENT, **by
             )
         wait_until(lambda: self._ready() or not self.runs, SECONDS)
         assert self._ready(), self.log
@@ -215,7 +223,7 @@ class PostgreSQL:
         assert done.returncode == 0, done.stderr
 
     def _admin(self, statement: str) -> None:
-        where = f"host=127.0.0.1 port={self.port} user={USER} password={self._password} dbname=postgres"
+        where = f"host={self.address} port={self.port} user={USER} password={self._password} dbname=postgres"
         with psycopg.connect(where, autocommit=True, connect_timeout=SECONDS) as connection:
             connection.execute(statement.encode())
 
