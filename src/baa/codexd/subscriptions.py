@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -40,14 +40,14 @@ SCAN_SEQS: Final = 20_000
 """Seqs that a page of the file looks through at most: what is rare in a long log is looked for in many short reads."""
 
 REST: Final = 2.0
-REST_S: Final = 0.03
+REST_S: Final = 0.04
 """With several readers, they all rest after they were told something: this many times as long as the telling took, and
 so many seconds at most. Many readers cost least by fewer, larger frames."""
 
-FRAMES: Final = 32
+FRAMES: Final = 16
 """How many frames are kept for readers that come to the same place."""
 
-STEP: Final = 512
+STEP: Final = FRAME_EVENTS
 """With several readers, a frame goes no further than to the next seq that this divides: so those who have fallen
 behind, each at its own place, come to the same places again, and one frame does for all of them."""
 
@@ -245,7 +245,7 @@ class _Rounds:
         self._until = now + min(REST * (now - began), REST_S)
 
 
-Tell: TypeAlias = Callable[[str, Cursor, _Frame], Awaitable[None]]
+Tell: TypeAlias = Callable[[str, Cursor, _Frame], Coroutine[Any, Any, None]]
 """Sends one frame: its type, the cursor that its reader has with it, and the frame itself."""
 
 
@@ -356,35 +356,86 @@ class Subscriptions:
         told = at  # the cursor that the reader has; what it did not want moves `at` alone
         now = asyncio.get_running_loop().time
 
-        async def send(type_: str, frame: _Frame) -> None:
-            async with asyncio.timeout(self._unread_s):
-                await tell(type_, log.cursor(told), frame)
+        async def send(type_: str, text: bytes) -> None:
+            waiting = begun(tell(type_, log.cursor(told), _Frame(at, text, empty=True)))
+            if waiting is not None:
+                await self._in_time(waiting)
 
         try:
-            await send("hello", _Frame(at, msgspec.json.encode(hello), empty=True))
-            quiet_until = now() + self._heartbeat_s
+            await send("hello", msgspec.json.encode(hello))
+            spoke = now()
             while True:
                 try:
-                    async with asyncio.timeout_at(quiet_until):
-                        await self._rounds.past(at)
-                        found = await self._read(asked, at, told)
+                    # One timer for many frames: when it is over it is seen whether there was quiet, and it is set anew.
+                    async with asyncio.timeout_at(spoke + self._heartbeat_s) as quiet:
+                        while True:
+                            await self._rounds.past(at)
+                            found = await self._read(asked, at, told)
+                            at = found.next
+                            if found.empty:
+                                continue
+                            told = at
+                            waiting = begun(tell("events", log.cursor(told), found))
+                            if waiting is not None:
+                                quiet.reschedule(None)
+                                await self._in_time(waiting)
+                                spoke = now()
+                                break
+                            spoke = now()
                 except TimeoutError:
-                    found = _Frame(at, events_frame(log, told, reading.Page([], at)), empty=True)
-                at = found.next
-                if not found.empty or (now() >= quiet_until and at > told):
-                    told = at
-                    await send("events", found)
-                    quiet_until = now() + self._heartbeat_s
-                elif now() >= quiet_until:
-                    beat = msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head))))
-                    await send("heartbeat", _Frame(at, beat, empty=True))
-                    quiet_until = now() + self._heartbeat_s
-        except TimeoutError:
+                    if now() < spoke + self._heartbeat_s:
+                        continue
+                    if at > told:
+                        moved = events_frame(log, told, reading.Page([], at))
+                        told = at
+                        await send("events", moved)
+                    else:
+                        await send("heartbeat", msgspec.json.encode(Heartbeat(head=str(log.cursor(log.head)))))
+                    spoke = now()
+        except _Unread:
             return CLOSED_SLOW
         except Rejected:
             return CLOSED_EXPIRED
         except OSError:
             return None
+
+    async def _in_time(self, waiting: Awaitable[None]) -> None:
+        """Wait until there is room for a frame. Raises _Unread if that takes too long."""
+        try:
+            async with asyncio.timeout(self._unread_s):
+                await waiting
+        except TimeoutError:
+            raise _Unread from None
+
+
+class _Unread(Exception):
+    """The reader takes nothing."""
+
+
+def begun(call: Coroutine[Any, Any, None]) -> Awaitable[None] | None:
+    """Do what the call does before it has to wait. None if that was all, as it nearly always is; else the rest."""
+    try:
+        return _Begun(call, call.send(None))
+    except StopIteration:
+        return None
+
+
+class _Begun:
+    """The rest of a call that has to wait."""
+
+    def __init__(self, call: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._call = call
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        with suppress(StopIteration):
+            while True:
+                try:
+                    given = yield self._waits_for
+                except BaseException as error:  # boundary: coroutine. It is raised where the call waits.
+                    self._waits_for = self._call.throw(error)
+                else:
+                    self._waits_for = self._call.send(given)
 
 
 async def _until_gone(receive: Receive) -> None:
