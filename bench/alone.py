@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench import floor
 from bench.appserver import Stdio
 from bench.codexd import DELTA, Codexd
-from bench.contender import rss_mib
+from bench.contender import cpu_s, rss_mib
 from bench.model import SMALL, STEADY, flood
 from bench.row import Row, row
 from bench.side_by_side import BARE, OURS, Say
 
 MANY = 100
+EVENT_BYTES = 235
+"""An event of a flood, as it is told."""
 
 
 @contextmanager
@@ -49,19 +52,27 @@ def fan_out(codexd: Codexd, *, deltas: int, rounds: int, say: Say) -> list[Row]:
     took: dict[int, list[float]] = {1: [], MANY: []}
     fast: dict[int, list[float]] = {1: [], MANY: []}
     calm: dict[int, list[float]] = {1: [], MANY: []}
+    cost: dict[str, list[float]] = {"1": [], str(MANY): [], f"the {MANY} readers": []}
+    alone: list[float] = []
     missed = 0
     for _ in range(rounds):
         for count, times in took.items():
             with readers(codexd, count, until=2) as process:
                 thread = codexd.thread()
+                before = cpu_s(codexd.pids()[1]), cpu_s([process.pid])
                 played = codexd.play(thread, flood(deltas))
+                after = cpu_s(codexd.pids()[1]), cpu_s([process.pid])
                 steady = codexd.play(thread, STEADY)
                 missing, ages = told(process, played.deltas + steady.deltas)
             times.append((played.ended - played.asked) * 1000)
             fast[count] += ages[0]
             calm[count] += ages[1]
             missed += missing
+            cost[str(count)].append((after[0] - before[0]) / deltas * 1e6)
+            if count == MANY:
+                cost[f"the {MANY} readers"].append((after[1] - before[1]) / deltas * 1e6)
             say(f"{count} subscribers: {played.deltas_per_s:,.0f} deltas/s to each")
+        alone.append(floor.cpu_s(MANY, EVENT_BYTES * deltas) / deltas * 1e6)
     slower = statistics.median(b / a for a, b in zip(took[1], took[MANY], strict=True)) - 1
     return [
         row(
@@ -72,6 +83,8 @@ def fan_out(codexd: Codexd, *, deltas: int, rounds: int, say: Say) -> list[Row]:
             figure=slower * 100,
             at_most=10,
         ),
+        row("CPU a delta of codexd and keeper, with so many subscribers more", "µs", cost),
+        row(f"CPU a delta to write and read its bytes at {MANY} sockets, with nothing else", "µs", {OURS: alone}),
         row("subscribers that missed an event", "", {OURS: [missed]}, of="all", figure=missed, at_most=0),
         *(
             row(
