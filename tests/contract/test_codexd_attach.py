@@ -247,12 +247,14 @@ async def test_a_shorter_history_is_a_turn_in_the_ledger_which_takes_no_input(ho
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "turn_not_running")
         queued = await node.post("/v1/codexd/turn", steer | {"onBusy": "enqueue"})
         assert queued.json()["data"]["turn"]["status"] == "queued"
-        model.release("summary")
-        compact = await node.end_of_turn(compact["turnId"])
-        assert compact["status"] == "completed"
-        assert [(item["kind"], item["status"]) for item in compact["items"]] == [("contextCompaction", "completed")]
-        after = await node.end_of_turn(queued.json()["data"]["turn"]["turnId"])
-        assert (after["status"], after["finalMessage"]) == ("completed", "More it is.")
+    await node.kill()
+    await node.start()
+    model.release("summary")
+    compact = await node.end_of_turn(compact["turnId"])
+    assert compact["status"] == "completed"
+    assert [(item["kind"], item["status"]) for item in compact["items"]] == [("contextCompaction", "completed")]
+    after = await node.end_of_turn(queued.json()["data"]["turn"]["turnId"])
+    assert (after["status"], after["finalMessage"]) == ("completed", "More it is.")
 
 
 async def test_a_name_is_the_threads_and_the_log_has_it(house: House) -> None:
