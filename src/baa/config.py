@@ -31,6 +31,7 @@ CODEXD_API: Final = "http://127.0.0.1:4319"
 CONDUCTOR_API: Final = "http://127.0.0.1:4317"
 STATUS_API: Final = "http://127.0.0.1:4318"
 WORKTREES: Final = "~/baa-worktrees"
+FILE_MAX: Final = 64 << 10  # Characters; ours have 2000, the parser takes minutes for a megabyte made for it.
 
 PRIVATE: Final = tuple(
     ipaddress.ip_network(network)
@@ -442,7 +443,10 @@ def _control_api_base(given: str) -> str:
 
 def _read(path: Path, *, must_exist: bool) -> File:
     try:
-        text = path.read_text("utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(FILE_MAX + 1)
+        if len(text) > FILE_MAX:
+            raise CannotStart(f"The configuration file {path} has more than {FILE_MAX} characters.")
     except FileNotFoundError:
         if must_exist:
             raise CannotStart(f"The configuration file {path} does not exist.") from None
@@ -451,8 +455,8 @@ def _read(path: Path, *, must_exist: bool) -> File:
         raise CannotStart(f"The configuration file {path} cannot be read: {error}") from error
     try:
         return msgspec.convert(tomllib.loads(text), File)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise CannotStart(f"{path}: {error}") from error
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise CannotStart(f"{path}: {str(error)[:500]}") from error
 
 
 def _with_environment(file: File, environ: Mapping[str, str]) -> File:

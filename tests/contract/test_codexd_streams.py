@@ -22,6 +22,7 @@ from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.subscriptions import CLOSED_SLOW, STEP, Subscriptions
 from baa.http.limits import Receive, Scope, Send
 from baa.http.serve import HttpServer, bind
+from tests.support.faults import saw
 from tests.support.house import until
 
 QUIET_S = 0.05
@@ -183,6 +184,7 @@ async def test_a_reader_that_stops_reading_is_cut_off_and_comes_back_by_its_curs
                     seen += len((await frame(other))["events"])
             await until(lambda: house.subscriptions.count == 1)
             await until(lambda: house.server.connections == 1)
+        saw("F70", seen == FLOOD, f"a {how} reader took nothing of {FLOOD} large events, and was cut off")
         writer.transport.abort()
         async with house.websocket("?after=0") as again:
             await frame(again)
@@ -200,6 +202,7 @@ async def test_a_websocket_that_is_not_read_is_closed_with_its_own_code(tmp_path
                 await socket.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == CLOSED_SLOW
+        saw("F70", closed.value.rcvd.code, "a reader took nothing, and found its close code when it read again")
 
 
 @pytest.mark.parametrize("how", READERS)
@@ -216,3 +219,4 @@ async def test_a_reader_that_is_gone_is_noticed_though_nothing_is_told(tmp_path:
         assert house.subscriptions.count == 1
         cut()
         await until(lambda: house.subscriptions.count == 0 and house.server.connections == 0)
+        saw("F72", house.server.connections == 0, f"a {how} reader went away without a word")

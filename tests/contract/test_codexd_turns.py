@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from baa.scripted import Drop, Hold, Patch, Refuse, Run, Say, ScriptedModel, when
+from tests.support.faults import saw
 from tests.support.node import Json, Node, sandbox_works, within
 from tests.support.oracle import Oracle, deltas, flaws_of, numbered, of_turn, types
 
@@ -36,6 +37,9 @@ ERRORS: dict[int, Any] = {
     500: "internalServerError",
 }
 """How Codex calls what the model's server answered."""
+
+UNKNOWN = ("codexHome", "config", "env", "networkAccess", "serverCommand", "permissions", "sandboxPolicy")
+"""What would give an agent more than the ceiling, were there such fields."""
 
 SCENARIOS = (
     when("plain", Say.numbered(40)),
@@ -261,13 +265,14 @@ async def test_a_turn_needs_a_session(house: House) -> None:
         ({}, 422, "invalid_request"),
         ({"cwd": "{work}", "sandbox": "danger-full-access"}, 403, "policy_ceiling"),
         ({"cwd": "{work}", "sandbox": "none"}, 422, "invalid_request"),
-        ({"cwd": "{work}", "codexHome": "x"}, 422, "invalid_request"),
+        *(({"cwd": "{work}", name: "x"}, 422, "invalid_request") for name in UNKNOWN),
     ],
 )
 async def test_a_session_keeps_under_the_ceiling(limited: Node, asked: dict[str, str], status: int, code: str) -> None:
     body = {name: value.format(folder=limited.folder, work=limited.work) for name, value in asked.items()}
     answer = await limited.post("/v1/codexd/sessions", body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    saw("F89", answer.status_code == status, f"{sorted(asked)} above the ceiling, or unknown")
 
 
 @pytest.fixture(scope="module")

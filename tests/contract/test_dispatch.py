@@ -13,6 +13,7 @@ from baa.conductor.dispatch import ATTEMPTS_KEPT_MS, Dispatch
 from baa.conductor.leader import Leader
 from baa.engine.store import Engine, EngineFailed
 from tests.support.engines import TTL, TURN_LEASE, Fleet, fleet_on, join, lead, running, submit
+from tests.support.faults import saw
 from tests.support.node import within
 
 HISTORY = 600_000
@@ -160,6 +161,7 @@ async def test_a_leader_whose_term_is_over_writes_nothing_and_steps_down(fleet: 
     assert leading.leader.leads()
     await leading.dispatch.round()
     assert not leading.leader.leads()
+    saw("F78", other.leader.leads(), "a leader whose term was over tried to write, and was refused")
     assert leading.leader.role().role is RoleName.STANDBY
     assert leading.put == []
     assert await state(leading, task.task_id) == (TaskState.QUEUED, None)

@@ -17,6 +17,7 @@ import pytest
 from baa.scripted import Run, Say, ScriptedModel, when
 from tests.proof.guarded import HOSTS, ORIGINS, SOME, TOKENS, Cell, expected, routes_of, targets
 from tests.support import doors
+from tests.support.faults import saw
 from tests.support.house import UPGRADE, status
 from tests.support.node import Node, within
 from tests.support.programs import Program
@@ -92,6 +93,7 @@ async def test_what_must_be_refused_is_refused_over_a_socket_and_changes_nothing
     assert await node.head() == head
     refused = await node.get("/metrics")
     assert 'codexd_refused_total{code="wrong_host"}' in refused.text
+    saw("F86", CELLS, f"{CELLS} refused cells of the matrix were tried on each program's socket")
 
 
 OPEN = {

@@ -11,6 +11,7 @@ import pytest
 from baa.conductor.passthrough import Passthrough
 from baa.http.keyring import Keyring
 from baa.http.serve import HttpServer, bind
+from tests.support.faults import saw
 from tests.support.house import until
 
 WAIT_S = 50
@@ -53,5 +54,6 @@ async def test_a_caller_that_takes_nothing_is_cut_off_from_both_sides() -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         await gone.wait()
         await until(lambda: server.connections == 0)
+        saw("F70", gone.is_set(), "a reader took nothing through the conductor, and both sides ended")
         writer.transport.abort()
         server.stop()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults import saw
 from tests.support.node import Node, until, within
 
 pytestmark = [
@@ -112,9 +113,13 @@ async def test_a_codexd_that_is_stopped_while_it_starts_leaves_nothing(
 
 
 async def test_a_configuration_that_is_wrong_is_78_and_says_where(node: Node, tmp_path: Path) -> None:
-    (tmp_path / "wrong.toml").write_text("[codexd]\ndrain = 1\n")
+    (tmp_path / "unknown.toml").write_text("[codexd]\ndrain = 1\n")
+    (tmp_path / "type.toml").write_text("[codexd]\ndrain_ms = 'long'\n")
+    (tmp_path / "huge.toml").write_bytes(b"x" * 5_000_000)
     for arguments, told in (
-        (("--config", str(tmp_path / "wrong.toml")), "unknown field `drain`"),
+        (("--config", str(tmp_path / "unknown.toml")), "unknown field `drain`"),
+        (("--config", str(tmp_path / "type.toml")), "$.codexd.drain_ms"),
+        (("--config", str(tmp_path / "huge.toml")), "huge.toml"),
         (("--config", str(tmp_path / "missing.toml")), "does not exist"),
     ):
         async with running(node, *arguments) as process:
@@ -123,7 +128,21 @@ async def test_a_configuration_that_is_wrong_is_78_and_says_where(node: Node, tm
         assert complained.startswith("codexd: ")
         assert told in complained
         assert complained.count("\n") == 1
+        assert len(complained) < 1000
+        saw("F90", code == 78, f"codexd was started with a configuration that is wrong: {told}")
     assert not node.database.exists()
+
+
+async def test_a_token_that_others_can_read_is_78_and_says_which(node: Node) -> None:
+    folder = node.home / "state" / "tokens"
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / "drive").write_text("t" * 43)
+    (folder / "drive").chmod(0o644)
+    async with running(node) as process:
+        code, said, complained = await ended(process)
+    assert (code, said) == (78, "")
+    assert str(folder / "drive") in complained
+    saw("F90", code == 78, "codexd was started with a token that others can read")
 
 
 async def test_an_argument_that_is_unknown_is_refused(node: Node) -> None:

@@ -13,6 +13,7 @@ import pytest
 from baa.http.guard import SECURITY_HEADERS
 from baa.http.limits import MAX_BODY_BYTES, MAX_HEAD_BYTES, Receive, Send
 from baa.http.serve import bind
+from tests.support.faults import saw
 from tests.support.house import DRIVE, JSON_TYPE, House, code, numbered, run, serving, status, until
 
 
@@ -321,6 +322,7 @@ def test_a_reader_that_answers_no_ping_is_cut_off_though_a_send_waits() -> None:
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             async with asyncio.timeout(20):
                 await ended.wait()
+            saw("F72", ended.is_set(), "a peer answered no ping and took nothing, as one does that has vanished")
             writer.transport.abort()
 
     asyncio.run(main())

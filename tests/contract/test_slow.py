@@ -14,6 +14,7 @@ import pytest
 
 from baa.http.limits import Allowance, Receive, Scope, Send
 from baa.http.serve import HttpServer, bind
+from tests.support.faults import saw
 from tests.support.house import DRIVE, JSON_TYPE, READ, UPGRADE, House, code, serving, status, until
 
 SHORT_S = 0.3
@@ -87,6 +88,7 @@ def test_what_trickles_is_cut_off_and_reaches_nobody(first: bytes, rest: bytes) 
         await until(lambda: house.server.connections == 0)
         assert house.reached == []
         assert house.guard.refused == {"request_timeout": 1}
+        saw("F73", answer == b"" or status(answer) == 408, "it trickled, and was cut off")
 
     run(scenario)
 
@@ -101,6 +103,7 @@ def test_a_half_request_is_told_that_it_was_too_slow(half: bytes) -> None:
         assert b"connection: close" in answer
         await until(lambda: house.server.connections == 0)
         assert house.reached == []
+        saw("F73", status(answer) == 408, "the rest of a request never came")
 
     run(scenario)
 
@@ -121,6 +124,7 @@ def test_a_later_request_has_no_more_time_than_the_first(rest: bytes) -> None:
         assert house.reached == ["/healthz"]
         assert answer == b"" or answer.startswith(b"HTTP/1.1 200 ")
         await until(lambda: house.server.connections == 0)
+        saw("F73", house.server.connections == 0, "a later request trickled")
 
     run(scenario)
 

@@ -1,4 +1,4 @@
-"""Faults F01 to F87 (processes, child, storage, host, network, bad input): what is done, and which tests make it.
+"""Faults F01 to F90 (processes, child, storage, host, network, bad input): what is done, and which tests make it.
 
 A row counts as survived only if its tests pass and say that its fault was seen (`tests.support.faults.saw`): `make
 proof` counts. Rows read as they do since there is a keeper: what a dead codexd leaves goes on, and is not ended.
@@ -320,6 +320,40 @@ CATALOGUE: Final = (
     ),
     # The network
     Row(
+        "F70",
+        "a reader of a stream takes nothing",
+        (
+            f"{C}test_codexd_streams.py::test_a_reader_that_stops_reading_is_cut_off_and_comes_back_by_its_cursor",
+            f"{C}test_codexd_streams.py::test_a_websocket_that_is_not_read_is_closed_with_its_own_code",
+            f"{C}test_passthrough.py::test_a_caller_that_takes_nothing_is_cut_off_from_both_sides",
+        ),
+    ),
+    Row(
+        "F72",
+        "a peer is gone, with a reset or without a word",
+        (
+            f"{C}test_codexd_streams.py::test_a_reader_that_is_gone_is_noticed_though_nothing_is_told",
+            f"{C}test_serve.py::test_a_reader_that_answers_no_ping_is_cut_off_though_a_send_waits",
+        ),
+    ),
+    Row(
+        "F73",
+        "heads, bodies and handshakes that trickle, or never end",
+        (
+            f"{C}test_slow.py::test_what_trickles_is_cut_off_and_reaches_nobody",
+            f"{C}test_slow.py::test_a_half_request_is_told_that_it_was_too_slow",
+            f"{C}test_slow.py::test_a_later_request_has_no_more_time_than_the_first",
+        ),
+    ),
+    Row(
+        "F78",
+        "a leader stands still, and goes on when another leads",
+        (
+            f"{F}test_leadership.py::test_a_frozen_leader_comes_back_as_standby",
+            f"{C}test_dispatch.py::test_a_leader_whose_term_is_over_writes_nothing_and_steps_down",
+        ),
+    ),
+    Row(
         "F79",
         "TLS, HTTP/2, mail and other protocols are spoken to a port",
         (f"{C}test_bad_bytes.py::test_no_bytes_are_read_in_two_ways",),
@@ -336,9 +370,47 @@ CATALOGUE: Final = (
         (f"{C}test_bad_bytes.py::test_no_bytes_are_read_in_two_ways",),
     ),
     Row(
+        "F86",
+        "every route of every program, with every host, origin and token",
+        (
+            f"{P}test_guarded.py::test_every_cell_is_right",
+            f"{P}test_guarded.py::test_a_guard_with_one_check_less_is_noticed",
+            f"{C}test_door.py::test_what_must_be_refused_is_refused_over_a_socket_and_changes_nothing",
+        ),
+    ),
+    Row(
         "F87",
         "frames that are no good WebSocket",
         (f"{C}test_bad_bytes.py::test_frames_that_are_none_end_their_own_socket",),
     ),
+    Row(
+        "F88",
+        "a folder that is none, is not for work, or is changed for another after it was checked",
+        (
+            f"{U}test_policy.py::test_a_folder_that_is_not_for_work_is_above_the_ceiling",
+            f"{U}test_policy.py::test_what_is_no_absolute_path_of_a_folder_is_an_invalid_request",
+            f"{U}test_policy.py::test_a_folder_that_has_become_a_link_is_worked_in_no_further",
+            f"{U}test_policy.py::test_our_state_is_known_by_what_it_is_and_not_only_by_its_name",
+        ),
+    ),
+    Row(
+        "F89",
+        "more is asked for than the ceiling, or than there is",
+        (
+            f"{U}test_policy.py::test_a_request_gets_the_power_that_it_asks_for_up_to_the_ceiling",
+            f"{C}test_codexd_turns.py::test_a_session_keeps_under_the_ceiling",
+        ),
+    ),
+    Row(
+        "F90",
+        "a configuration or a token file that is wrong, huge, or open to others",
+        (
+            f"{U}test_config.py::test_a_mistake_in_the_file_is_told_with_its_place",
+            f"{U}test_config_huge.py::test_a_huge_file_is_refused_in_few_words",
+            f"{U}test_tokens.py::test_a_token_file_that_cannot_be_trusted_is_refused_by_name_and_cure",
+            f"{C}test_program_process.py::test_a_configuration_that_is_wrong_is_78_and_says_where",
+            f"{C}test_program_process.py::test_a_token_that_others_can_read_is_78_and_says_which",
+        ),
+    ),
 )
-"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51, F55 to F63, F79, F80, F85 and F87."""
+"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51, F55 to F63, F70, F72, F73, F78 to F80, F85 to F90."""

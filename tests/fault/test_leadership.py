@@ -68,3 +68,4 @@ async def test_a_frozen_leader_comes_back_as_standby(pair: tuple[Program, Progra
 
     assert (await one.becomes("/rolez", settled))["term"] == 2
     assert "leader" not in seen, "not for a moment"
+    saw("F78", seen, "a leader was frozen beyond its lease, and came back as standby")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.proof.guarded import cells, killed, matrix, routes_of
 from tests.support.doors import PROGRAMS, tables
+from tests.support.faults import saw
 from tests.support.mutants import MUTANTS, Mutant
 
 SEED = int(os.environ.get("BAA_TEST_SEED", random.randrange(2**32)))
@@ -19,7 +20,7 @@ EVERY = list(cells(routes_of(tables())))
 async def test_every_cell_is_right() -> None:
     tried, wrong = await matrix(SEED, SHARE)
     assert wrong == [], f"seed {SEED}"
-    assert tried > 1000
+    saw("F86", tried > 1000, f"{tried} cells of the guard matrix were tried")
 
 
 def test_no_route_is_left_out() -> None:
@@ -32,4 +33,6 @@ def test_no_route_is_left_out() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 async def test_a_guard_with_one_check_less_is_noticed(mutant: Mutant) -> None:
-    assert await killed(mutant, SEED, EVERY) is not None, f"seed {SEED}"
+    gave_away = await killed(mutant, SEED, EVERY)
+    assert gave_away is not None, f"seed {SEED}"
+    saw("F86", gave_away, f"a guard without its check was noticed: {mutant.name}")

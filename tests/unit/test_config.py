@@ -11,6 +11,7 @@ import pytest
 from baa.api.errors import EX_CONFIG, CannotStart
 from baa.api.sessions import Sandbox
 from baa.config import Address, Ceiling, Config, load, loopback_address, private_address, variables
+from tests.support.faults import saw
 
 
 def settings_of(config: Config) -> Config:
@@ -294,6 +295,7 @@ def test_a_mistake_in_the_file_is_told_with_its_place(file: Path, text: str, tol
         load(file, HOME)
 
     assert (caught.value.exit_code, str(file) in caught.value.message) == (EX_CONFIG, True)
+    saw("F90", caught.value.exit_code == EX_CONFIG, "a configuration file had a mistake, and its place was told")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", None])

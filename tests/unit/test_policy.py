@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -25,6 +28,7 @@ from baa.api.sessions import (
 )
 from baa.codexd.policy import Policy
 from baa.config import Ceiling
+from tests.support.faults import saw
 
 
 class Home:
@@ -39,6 +43,9 @@ class Home:
             made.mkdir(parents=True)
         (self.path / "file").touch()
         os.mkfifo(self.path / "fifo")
+        with suppress(OSError):  # macOS has no such names
+            os.mkdir(os.fsencode(self.path) + b"/bad\xff")
+            (self.path / "odd").symlink_to(os.fsdecode(b"bad\xff"))
         for name, target in (("out", self.beside), ("in", self.project), ("hidden", self.path / ".ssh"),
                              ("dangling", folder / "nowhere"), ("loop", self.path / "loop")):  # fmt: skip
             (self.path / name).symlink_to(target)
@@ -73,6 +80,8 @@ OUTSIDE: dict[str, Callable[[Home], str]] = {
     "the way up": lambda home: f"{home.path}/../adam",
     "the root of all": lambda _: "/",
     "another place": lambda _: tempfile.gettempdir(),
+    "a long way round": lambda home: f"{home.path}/work/" + "../work/" * 500 + "../../adam",
+    "up from a symlink that leads out": lambda home: f"{home.path}/out/../adam",
     "a symlink that leads out": lambda home: str(home.path / "out"),
     "a dot folder": lambda home: str(home.path / ".ssh"),
     "a symlink into a dot folder": lambda home: str(home.path / "hidden"),
@@ -89,6 +98,7 @@ def test_a_folder_that_is_not_for_work_is_above_the_ceiling(home: Home, make: Ca
         home.policy.folder(make(home))
 
     assert (caught.value.code, caught.value.details) == (Code.POLICY_CEILING, {"field": "cwd"})
+    saw("F88", caught.value.status == 403, "a folder that is not for work was asked for")
 
 
 NO_FOLDER: dict[str, Callable[[Home], str]] = {
@@ -102,6 +112,15 @@ NO_FOLDER: dict[str, Callable[[Home], str]] = {
     "a name that is too long": lambda home: str(home.path / ("x" * 5000)),
     "a NUL": lambda home: f"{home.path}/work\0",
     "a lone surrogate": lambda home: f"{home.path}/\ud800",
+    "a name that is no UTF-8": lambda home: f"{home.path}/bad\udcff",
+    "a symlink to a name that is no UTF-8": lambda home: str(home.path / "odd"),
+    "a file with a slash behind it": lambda home: f"{home.path}/file/",
+    "a space before it": lambda home: f" {home.path}/work",
+    "a line end behind it": lambda home: f"{home.path}/work\n",
+    "in percent": lambda home: f"{home.path}/%77ork",
+    "composed otherwise": lambda home: f"{home.path}/\u0435\u0308",
+    "a variable": lambda _: "$HOME/work",
+    "a backslash": lambda home: f"{home.path}\\work",
     "empty": lambda _: "",
     "relative": lambda _: ".",
     "a tilde": lambda _: "~",
@@ -115,6 +134,7 @@ def test_what_is_no_absolute_path_of_a_folder_is_an_invalid_request(home: Home, 
         home.policy.folder(make(home))
 
     assert (caught.value.code, caught.value.details) == (Code.INVALID_REQUEST, {"field": "cwd"})
+    saw("F88", caught.value.status == 422, "what is no folder was asked for")
 
 
 def test_a_state_folder_inside_a_project_keeps_only_those_above_and_below_it_away(home: Home) -> None:
@@ -127,6 +147,39 @@ def test_a_state_folder_inside_a_project_keeps_only_those_above_and_below_it_awa
     for folder in (home.project, state, state / "deep"):
         with pytest.raises(Rejected, match="codexd's own state"):
             policy.folder(str(folder))
+
+
+BY_ANOTHER_NAME = """
+import sys
+from pathlib import Path
+from baa.api.errors import Rejected
+from baa.api.sessions import Sandbox
+from baa.codexd.policy import Policy
+root, *asked = map(Path, sys.argv[1:])
+policy = Policy(sandbox=Sandbox.READ_ONLY, roots=(root,), private=(root / "own" / "state",))
+for folder in asked:
+    try:
+        print(policy.folder(str(folder)).name)
+    except Rejected as refused:
+        print(refused.status, "own state" in refused.message)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="it mounts a folder, in a namespace of its own"
+)
+def test_our_state_is_known_by_what_it_is_and_not_only_by_its_name(tmp_path: Path) -> None:
+    """Where names differ in case alone (macOS), the same folder has many; here a mount gives it another."""
+    root = tmp_path.resolve()
+    for name in ("own/state/deep", "own/work", "other"):
+        (root / name).mkdir(parents=True)
+    asked = ["other/state/deep", "other/state", "other", "other/work"]
+    script = 'mount --bind "$1/own" "$1/other" && shift && exec "$@"'
+    command = ["unshare", "-m", "sh", "-ec", script, "sh", str(root)]
+    run = [sys.executable, "-c", BY_ANOTHER_NAME, str(root), *(str(root / name) for name in asked)]
+    done = subprocess.run([*command, *run], capture_output=True, text=True, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (["403 True"] * 3 + ["work"], "")
+    saw("F88", done.stdout, "our state was asked for by another name of it")
 
 
 def test_any_of_several_roots_will_do_and_a_dot_folder_may_be_one(home: Home) -> None:
@@ -238,6 +291,7 @@ def test_a_request_gets_the_power_that_it_asks_for_up_to_the_ceiling(
             Code.POLICY_CEILING,
             {"field": "sandbox", "ceiling": ceiling.value},
         )
+        saw("F89", caught.value.status == 403, "more power than the ceiling was asked for")
 
 
 @pytest.mark.parametrize(
@@ -389,6 +443,7 @@ def test_a_folder_that_has_become_a_link_is_worked_in_no_further(
         home.policy.go_on(settings)
     field = "writableRoots" if part == "writableRoots" else "cwd"
     assert (caught.value.code, caught.value.details["field"]) == (Code.POLICY_CEILING, field)
+    saw("F88", swapped.is_symlink(), f"{part} was changed for a link after it was checked")
 
 
 def test_the_configuration_is_as_private_as_the_state(home: Home) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from baa.api.errors import EX_CONFIG, CannotStart
 from baa.http.tokens import Tokens, ensure_tokens, load_token, load_tokens
+from tests.support.faults import saw
 
 
 @pytest.fixture
@@ -138,6 +139,7 @@ def test_a_token_file_that_cannot_be_trusted_is_refused_by_name_and_cure(folder:
     assert caught.value.exit_code == EX_CONFIG
     assert str(folder / "drive") in caught.value.message
     assert "Delete it" in caught.value.message
+    saw("F90", caught.value.exit_code == EX_CONFIG, "a token file could not be trusted")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

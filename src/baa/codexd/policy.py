@@ -131,6 +131,7 @@ class Policy:
             real = Path(os.path.realpath(path, strict=True))
             if not os.path.isabs(path) or not real.is_file():
                 raise FileNotFoundError
+            str(real).encode()
         except (OSError, ValueError):
             raise Rejected(
                 Code.INVALID_REQUEST,
@@ -162,6 +163,7 @@ class Policy:
             real = Path(os.path.realpath(cwd, strict=True))
             if not os.path.isabs(cwd) or not real.is_dir():
                 raise NotADirectoryError
+            str(real).encode()  # a name that is no UTF-8 could neither be stored nor told to Codex
         except (OSError, ValueError):
             raise Rejected(
                 Code.INVALID_REQUEST,
@@ -180,7 +182,7 @@ class Policy:
                 " `ceiling.roots` in baa.toml and restart codexd.",
                 details={"field": field},
             )
-        if any(folder.is_relative_to(real) or real.is_relative_to(folder) for folder in self.private):
+        if any(_holds(folder, real) or _holds(real, folder) for folder in self.private):
             raise Rejected(
                 Code.POLICY_CEILING,
                 f"`{field}` holds codexd's own state, logs or configuration, or Codex's login: an agent there could"
@@ -201,6 +203,24 @@ def _above(field: str, key: str, allowed: list[str]) -> Rejected:
 def prompt_of(parts: tuple[InputPart, ...]) -> str:
     """The words of an input, as one text."""
     return "\n".join(part.text for part in parts if isinstance(part, TextInput))
+
+
+def _holds(folder: Path, path: Path) -> bool:
+    """Whether `path` is the folder or lies in it, by its name or by what it is: where case does not count, or folders
+    are mounted twice, one of them has many names.
+    """
+    if path.is_relative_to(folder):
+        return True
+    known = _identity(folder)
+    return known is not None and any(_identity(each) == known for each in (path, *path.parents))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _hidden(folder: Path, root: Path) -> bool:
