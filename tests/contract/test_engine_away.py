@@ -17,6 +17,7 @@ from baa.api.tasks import AttemptState, TaskState
 from baa.engine.database import Database, Transaction, open_postgres
 from baa.engine.store import EngineFailed, open_engine
 from tests.support.engines import TTL, TURN_LEASE, Fleet, beat, fleet_on, join, lead, running, submit
+from tests.support.node import until
 from tests.support.outside import outside
 from tests.support.postgres import PostgreSQL
 
@@ -109,6 +110,25 @@ async def test_a_program_that_freezes_in_a_transaction_holds_up_nobody_for_long(
         connection.invalidate()
     frozen.dispose()
     assert (await engine.task(task.task_id)).state is TaskState.QUEUED
+
+
+async def test_a_close_waits_for_what_its_caller_does_not_wait_for_and_leaves_no_connection(fleet: Fleet) -> None:
+    engine = await fleet.open()
+    ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'baa' AND datname = current_database()"
+    with psycopg.connect(fleet.url) as holding, psycopg.connect(fleet.url, autocommit=True) as looking:
+        holding.execute("SELECT * FROM baa.head FOR UPDATE")
+        async with asyncio.TaskGroup() as tasks:
+            submitting = tasks.create_task(submit(engine))
+            await until(lambda: looking.execute(f"{ours} AND wait_event_type = 'Lock'").fetchone() == (1,))
+            submitting.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            closing = tasks.create_task(engine.close())
+            await asyncio.sleep(0)
+            assert not closing.done()
+            holding.rollback()
+        await until(lambda: looking.execute(ours).fetchone() == (0,))
+    (state,) = fleet.sql("SELECT state FROM task")
+    assert state == ("queued",), "it was done, though nobody heard of it"
 
 
 async def test_the_servers_own_clock_moves_and_its_boot_is_always_the_same(postgres_url: str) -> None:

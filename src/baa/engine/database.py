@@ -129,8 +129,11 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection, once what was begun has ended."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.dispose)
-        self._threads.shutdown(wait=False)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._threads.shutdown()  # a caller that was cancelled left its thread at work: it gives its connection back
+        self._engine.dispose()
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """What `work` finds in one state of the database. Raises EngineFailed."""
