@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from baa.api import events as e
 from baa.api.events import PAYLOADS, EventType
-from baa.api.sessions import TurnRequest
+from baa.api.sessions import Origin, TurnRequest
 from baa.codexd import schema, tables
 from tests.support.judge import folded, judge, stored, told
 from tests.support.world import SETTINGS, World
@@ -88,10 +88,10 @@ def item(item_id: str, kind: str, **fields: object) -> e.ItemStarted:
     return e.ItemStarted(item_id=item_id, kind=kind, item=Raw(msgspec.json.encode(whole)))
 
 
-def test_an_effort_is_the_last_turns_but_for_one_that_only_shortens_the_history(log: apsw.Connection) -> None:
-    def handed(seq: int, turn_id: str, request: TurnRequest) -> int:
+def test_an_effort_is_the_last_turns_but_for_one_that_tells_codex_none(log: apsw.Connection) -> None:
+    def handed(seq: int, turn_id: str, request: TurnRequest, origin: Origin = Origin.API) -> int:
         for more, type_, payload in (
-            (0, EventType.TURN_QUEUED, e.TurnQueued(request=request)),
+            (0, EventType.TURN_QUEUED, e.TurnQueued(request=request, origin=origin)),
             (1, EventType.TURN_ACCEPTED, e.TurnAccepted(generation=1)),
             (2, EventType.TURN_COMPLETED, e.TurnEnded()),
         ):
@@ -103,7 +103,8 @@ def test_an_effort_is_the_last_turns_but_for_one_that_only_shortens_the_history(
     project(log, 5, EventType.TURN_COMPLETED, e.TurnEnded())
     assert handed(6, "trn_b", TurnRequest(prompt="go", effort="high")) == 1
     assert handed(9, "trn_c", TurnRequest(prompt="/compact", compact=True)) == 1
-    assert handed(12, "trn_d", TurnRequest(prompt="go")) == 0
+    assert handed(12, "trn_d", TurnRequest(prompt=""), Origin.CODEX) == 1
+    assert handed(15, "trn_e", TurnRequest(prompt="go")) == 0
 
 
 def test_a_turns_usage_is_the_sum_of_its_responses_and_the_sessions_is_what_codex_says(log: apsw.Connection) -> None:

@@ -149,9 +149,10 @@ def _turn_accepted(connection: apsw.Connection, row: Row, payload: e.TurnAccepte
         (TurnStatus.ACCEPTED, payload.generation, row[3], row[1]),
     )
     connection.execute(
-        # Of a turn that only shortens the history Codex learns no effort.
+        # Of a turn that only shortens the history, or that it began by itself, Codex learns no effort.
         "UPDATE session SET effort_set = json_extract(turn.request, '$.effort') IS NOT NULL FROM turn"
-        " WHERE turn.turn_id = ? AND session.session_id = ? AND json_extract(turn.request, '$.compact') IS NULL",
+        " WHERE turn.turn_id = ? AND session.session_id = ? AND json_extract(turn.request, '$.compact') IS NULL"
+        " AND turn.origin != 'codex'",
         (row[1], row[0]),
     )
     _last_turn(connection, row, TurnStatus.ACCEPTED)
