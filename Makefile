@@ -5,7 +5,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 7 ? n + 1 : 8))
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test check bench schema-diff crashloop fleet-proof figures proof fmt lock clean setup-demo setup-dev
+.PHONY: help demo test check bench compat schema-diff crashloop fleet-proof figures proof fmt lock clean setup-demo setup-dev
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ proof: setup-dev ## The same in a few lines: faults survived, events lost, acks 
 
 bench: setup-dev ## Every figure beside the bare app-server, the peers and its target, on this machine (ARGS=--short; five minutes)
 	@$(BIN)/python -m bench $(ARGS)
+
+compat: setup-dev ## The tests of what Codex does for codexd, on other releases of it (ARGS=VERSION…; all: gigabytes and an hour)
+	@$(BIN)/python -m tests.proof.compat $(ARGS)
 
 schema-diff: setup-dev ## Two releases of Codex, A=… B=… (versions or paths), compared in the part of the app-server that codexd uses
 	@$(BIN)/python -m tests.proof.schema $(A) $(B)

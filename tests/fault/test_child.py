@@ -13,7 +13,7 @@ from codex_cli_bin import bundled_codex_path
 from baa.scripted import Hold, Say, ScriptedModel, when
 from tests.support.faults import saw
 from tests.support.keeper_client import alive
-from tests.support.node import Json, Node
+from tests.support.node import Json, Node, end
 from tests.support.oracle import Oracle, flaws_of, types
 
 pytestmark = [
@@ -26,7 +26,7 @@ RESTART = "/v1/codexd/status/child/restart"
 OLD = """\
 #!/bin/sh
 read line
-echo '{"id": "child:initialize:1", "result": {"userAgent": "baa/0.132.9 (test)"}}'
+echo '{"id": "child:initialize:1", "result": {"userAgent": "baa/0.144.3 (test)"}}'
 exec cat >/dev/null
 """
 
@@ -179,12 +179,79 @@ async def test_what_can_never_start_is_not_tried_again_until_it_changes(bare: No
 async def test_a_codex_that_is_too_old_is_ended_and_named(bare: Node) -> None:
     install(bare, OLD)
     await bare.start()
-    child = await bare.child_is("unavailable")
+    while (child := await bare.child_is("unavailable"))["problem"] is None:
+        pass  # the state is known first, and a moment later why
     saw("F62", "too old" in child["problem"], "a Codex of an old release")
-    assert "Codex 0.132.9 is too old: codexd needs 0.133.0 or later." in child["problem"]
+    assert "Codex 0.144.3 is too old: codexd needs 0.144.4 or later." in child["problem"]
     assert "pip install -U" in child["problem"]
     async with Oracle(bare) as oracle:
         await oracle.saw("child.exited")
     child = await bare.child_is("unavailable")
     assert (child["generation"], child["pid"], child["support"]) == (1, None, "too_old")
     assert types(await bare.events(types="child.backoff,child.crash_loop,child.ready")) == []
+
+
+# --- a Codex of a release that codexd does not know
+
+
+NEWER = """\
+#!/bin/sh
+{codex} "$@" | sed -u 's|^{{\\(.*\\)"userAgent":"baa/[0-9.]*|{{"hologram":true,\\1"warp":9,"userAgent":"baa/{version}|
+/"warp"/a {{"method":"thread/teleported","params":{{"to":"elsewhere"}}}}\\
+{{"id":"hologram-1","method":"item/hologram/requestApproval","params":{{"itemId":"i"}}}}'
+"""
+
+
+async def test_a_newer_codex_works_and_is_said_to_be_newer(bare: Node) -> None:
+    install(bare, NEWER.format(codex=bundled_codex_path(), version="0.999.0"))
+    await bare.start()
+    child = await bare.child_is("ready")
+    assert (child["codexVersion"], child["support"], child["problem"]) == ("0.999.0", "newer", None)
+    session_id = await bare.session()
+    assert (await bare.play(session_id, "plain"))["finalMessage"] == "Fine."
+    told = {event["payload"].get("method"): event["payload"] for event in await bare.events(types="codex.notification")}
+    assert told["thread/teleported"]["params"] == {"to": "elsewhere"}  # passed on whole
+    assert told["item/hologram/requestApproval"]["answered"] == "refused"
+    assert '"codex.untested"' in bare.log
+
+
+GONE = ("turn/steer", "thread/fork", "thread/read", "thread/turns/list", "thread/backgroundTerminals/clean")
+GONE_TOO = ("thread/unsubscribe", "account/read", "account/rateLimits/read")
+LACKING = """\
+#!/bin/sh
+sed -u 's#"method":"\\({methods}\\)"#"method":"gone/\\1"#' | {codex} "$@"
+"""
+
+
+async def test_a_codex_without_some_methods_does_all_else_and_says_what_it_lacks(bare: Node) -> None:
+    """codexd's own requests, each by another name: the real Codex answers as it answers what it does not have."""
+    install(bare, LACKING.format(codex=bundled_codex_path(), methods="\\|".join(GONE + GONE_TOO)))
+    await bare.start()
+    child = await bare.child_is("ready")
+    session_id = await bare.session()
+    assert (await bare.play(session_id, "plain"))["finalMessage"] == "Fine."
+    assert (await bare.status())["codex"]["loggedIn"] is None
+
+    held = await bare.turn(session_id, "held")
+    await bare.running_turn(held)
+    steered = await bare.post(f"/v1/codexd/turn/{held}/steer", {"prompt": "more"})
+    adopted = await bare.post("/v1/codexd/sessions", {"threadId": "0198a7a0-0000-7000-8000-000000000000"})
+    for answer, method in ((steered, "turn/steer"), (adopted, "thread/read")):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "codex_failed")
+        assert f"has no gone/{method}" in answer.json()["error"]["message"]
+    assert (await bare.post(f"/v1/codexd/turn/{held}/interrupt", {})).status_code == 202
+    assert (await bare.end_of_turn(held))["status"] == "interrupted"
+
+    forked = (await bare.post(f"/v1/codexd/sessions/{session_id}/fork", {})).json()["data"]["session"]["sessionId"]
+    turn = await bare.play(forked, "plain")
+    assert (turn["status"], turn["reason"]) == ("failed", "thread_refused")
+    assert turn["error"]["missingMethod"] == "gone/thread/fork"
+
+    held = await bare.turn(session_id, "held")
+    await bare.running_turn(held)
+    assert (await bare.child_is("ready"))["generation"] == child["generation"]  # none of it was a reason to end it
+    await end((await bare.child_is("ready"))["pid"])
+    turn = await bare.end_of_turn(held)
+    assert (turn["status"], turn["reason"]) == ("interrupted", "child_exited")
+    assert turn["evidence"]["history"]["missingMethod"] == "gone/thread/turns/list"
+    assert (await bare.play(session_id, "plain"))["finalMessage"] == "Fine."

@@ -19,6 +19,7 @@ from baa.clock import Clock
 from baa.codexd import reading
 from baa.codexd.appserver import lines
 from baa.codexd.appserver.messages import RUNNING, StoredThread, StoredThreadResult, TurnsResult
+from baa.codexd.appserver.versions import MISSING
 from baa.codexd.eventlog import Transaction
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.inputs import NewEvent
@@ -112,6 +113,8 @@ class Commands:
         """A thread that Codex has stored in its CODEX_HOME. Raises Rejected (404), Unavailable."""
         self._refuse_while_draining()
         answer = await self._loop.call(lambda number: lines.read_thread(number, thread_id))
+        if answer.error is not None and MISSING in answer.error:
+            raise PeerFailed(Code.CODEX_FAILED, str(answer.error["message"]), details=answer.error)
         if answer.error is not None:
             raise _no_such_thread(answer.error.get("message"))
         try:

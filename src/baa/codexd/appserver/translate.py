@@ -18,7 +18,7 @@ from baa.clock import rfc3339
 from baa.codexd.appserver import jsonrpc
 from baa.codexd.appserver import messages as m
 from baa.codexd.appserver.jsonrpc import Envelope
-from baa.codexd.appserver.versions import too_old
+from baa.codexd.appserver.versions import said, too_old
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.interaction import decisions_of
 
@@ -367,6 +367,8 @@ def _answer(message: Envelope, generation: int) -> Incoming:
     read = _ANSWERS.get(what)
     if read is None:
         return Dropped("answer to no request of ours")
+    if message.error is not UNSET:
+        message = msgspec.structs.replace(message, error=said(message.error))
     try:
         return read(owner_id, message, generation)
     except msgspec.DecodeError as error:

@@ -1,0 +1,176 @@
+"""The tests of what Codex does for codexd, on other releases of it: `python -m tests.proof.compat [VERSION…]`.
+
+One release after another is installed (releases.py), its schema is read (schema.py), and the tests below run with it.
+Prints the table of docs/compatibility.md; all that was found is in `.codex-releases/compat.json`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree
+
+import msgspec
+from msgspec import Struct
+
+from baa.api.status import Support
+from baa.codexd.appserver.versions import numbers, support
+from tests.proof.releases import CACHE, PACKAGE, ROOT, NoRelease, codex_of, folder_of, latest
+from tests.proof.schema import facts, lacks, schema_of
+
+RELEASES: Final = ("0.133.0", "0.144.4", "0.154.0", "0.159.3", "0.163.0", "latest")
+REFERENCE: Final = "0.163.0"
+"""The release of which the others are said to lack something: the one that is pinned."""
+
+FOUND: Final = CACHE / "compat.json"
+DOCUMENT: Final = ROOT / "docs" / "compatibility.md"
+BEGINS, ENDS = "<!-- made by make compat -->", "<!-- end -->"
+
+ELSEWHERE: Final = {
+    "test_codexd_events.py": "pages and streams are codexd's own",
+    "test_codexd_fenced.py": "which folder a codexd holds is codexd's own",
+    "test_codexd_limits.py": "what a client may send is codexd's own",
+    "test_codexd_retention.py": "what the log lets go of is codexd's own",
+    "test_codexd_sse.py": "streams are codexd's own",
+    "test_codexd_streams.py": "streams are codexd's own",
+}
+"""Contract tests of codexd that do not depend on Codex, and why."""
+
+MORE: Final = ("tests/fault/test_kills.py",)
+"""What is told of turns when codexd, its keeper or Codex is killed depends on Codex's own history."""
+
+
+class Gap(Struct, frozen=True):
+    """What the releases before `since` (or from `until` on) have not, and the tests that show it there."""
+
+    what: str
+    tests: str
+    since: tuple[int, ...] = ()
+    until: tuple[int, ...] = ()
+
+    def holds_for(self, version: str) -> bool:
+        """Whether this release has it not."""
+        is_ = numbers(version) or ()
+        return bool(self.since and is_ < self.since) or bool(self.until and is_ >= self.until)
+
+
+GAPS: Final[tuple[Gap, ...]] = (
+    Gap(
+        "asks no client for its clock: what codexd answers to a request of an unknown kind is not seen",
+        "test_a_request_that_codexd_does_not_answer_is_refused_at_once_and_told",
+        until=(0, 171, 0),
+    ),
+)
+"""Known gaps. `tests`: an expression that finds the names of the tests that cannot pass without it."""
+
+
+class Found(Struct, frozen=True):
+    """What was found of one release. `failed` are the names of tests that no known gap explains."""
+
+    version: str
+    support: str
+    passed: int
+    explained: dict[str, list[str]]
+    failed: dict[str, str]
+    lacks: list[str]
+
+
+def suite() -> list[str]:
+    """The files whose tests run: every contract test of codexd, but those that do not depend on Codex."""
+    contracts = sorted((ROOT / "tests" / "contract").glob("test_codexd_*.py"))
+    return [str(path.relative_to(ROOT)) for path in contracts if path.name not in ELSEWHERE] + list(MORE)
+
+
+def tried(version: str, workers: str) -> Found:
+    """Run the suite on a release. Raises NoRelease."""
+    folder = folder_of(version)
+    lacking = lacks(facts(schema_of(folder / PACKAGE / "bin" / "codex")), facts(schema_of(codex_of(REFERENCE))))
+    if support(version) is Support.TOO_OLD:  # codexd refuses it, and there is nothing to try
+        return Found(version, Support.TOO_OLD.value, 0, {}, {}, lacking)
+    with tempfile.TemporaryDirectory() as made:
+        report = Path(made) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", workers, "--dist", "loadfile", "-p", "no:cacheprovider"]
+        paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        arguments = [*command, f"--junitxml={report}", "--tb=short", *suite()]
+        with (CACHE / f"compat-{version}.log").open("w") as log:
+            subprocess.run(arguments, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+        passed, failed = read(report.read_text())
+    explained, unexplained = explain(version, failed)
+    return Found(version, support(version).value, passed, explained, unexplained, lacking)
+
+
+def read(report: str) -> tuple[int, dict[str, str]]:
+    """From a JUnit report: how many tests passed, and what the others said first."""
+    passed, failed = 0, dict[str, str]()
+    for case in ElementTree.fromstring(report).iter("testcase"):  # noqa: S314  (pytest wrote it)
+        flaw = next((each for each in case if each.tag in ("failure", "error")), None)
+        if flaw is not None:
+            name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
+            failed[name] = (flaw.get("message") or "").partition("\n")[0][:300]
+        elif case.find("skipped") is None:
+            passed += 1
+    return passed, failed
+
+
+def explain(
+    version: str, failed: dict[str, str], gaps: Iterable[Gap] = GAPS
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The failures that known gaps of this release explain, by gap, and the others."""
+    known = [gap for gap in gaps if gap.holds_for(version)]
+    explained, others = dict[str, list[str]](), dict[str, str]()
+    for name, said in failed.items():
+        gap = next((each for each in known if re.search(each.tests, name)), None)
+        if gap is None:
+            others[name] = said
+        else:
+            explained.setdefault(gap.what, []).append(name)
+    return explained, others
+
+
+def table(found: Iterable[Found]) -> str:
+    """The table of docs/compatibility.md."""
+    rows = ["| Codex | in status | tests passed | lacks |", "|---|---|---|---|"]
+    for each in found:
+        missing = [f"{what} ({len(tests)} tests)" for what, tests in each.explained.items()]
+        missing += [f"failed: `{name}`" for name in each.failed]
+        missing += [f"`{place}`" for place in each.lacks]
+        count = each.passed + len(each.failed) + sum(map(len, each.explained.values()))
+        told = "; ".join(missing) or "nothing"
+        passed = f"{each.passed} of {count}" if count else "none, it is refused"
+        rows.append(f"| {each.version} | `{each.support}` | {passed} | {told} |")
+    return "\n".join(rows)
+
+
+def main(arguments: list[str]) -> int:
+    """Try the releases that are named, or all; the exit code is 1 if a test failed for no known reason."""
+    workers = os.environ.get("WORKERS", "2")
+    try:
+        # Every one is there before the first runs: an hour of tests must not end in a download.
+        releases = [latest() if each == "latest" else each for each in arguments or RELEASES]
+        for each in releases:
+            print(f"compat: Codex {each} is in {folder_of(each).relative_to(ROOT)}", file=sys.stderr)
+        found = []
+        for each in releases:
+            found.append(tried(each, workers))
+            print(f"compat: {each}: {found[-1].passed} passed, {len(found[-1].failed)} failed", file=sys.stderr)
+            FOUND.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    except NoRelease as why:
+        print(why, file=sys.stderr)
+        return 69
+    print(table(found))
+    if not arguments:
+        document = DOCUMENT.read_text()
+        before, _, rest = document.partition(BEGINS)
+        DOCUMENT.write_text(f"{before}{BEGINS}\n{table(found)}\n{ENDS}{rest.partition(ENDS)[2]}")
+    return 1 if any(each.failed for each in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
