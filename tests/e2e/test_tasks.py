@@ -67,8 +67,13 @@ async def test_a_check_that_fails_first_and_passes_after_the_second_turn(house: 
     listed = json.loads((await baa(node, "task", "list", "--state", "succeeded", "--json")).stdout)
     assert [each["taskId"] for each in listed["tasks"]] == [task_id]
 
+    task = json.loads((await baa(node, "task", "show", task_id, "--json")).stdout)["task"]
+    note = Path(task["attempts"][0]["evidence"]["workspace"]) / "note"
+    note.write_text("of somebody who looked at it")
     applied = await baa(node, "task", "apply", task_id, BAA_NODE_ID="here")
     assert (applied.code, applied.stderr) == (0, "")
+    assert f"its worktree stays: {note.parent} holds what is not committed" in applied.stdout
+    note.unlink()
     assert (repo.folder / "result").read_text() == "two\n"
     again = json.loads((await baa(node, "task", "apply", task_id, "--json", BAA_NODE_ID="here")).stdout)
     assert (again["already"], again["worktreeStays"]) == (True, None)
