@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ SCENARIOS = (
     when("hello", Say("Hello.")),
     when("held", (Say("Begins."), Hold("held"), Say(" Ends."))),
     when("half", (Say("Half "), Hold("half"), Say("done."))),
+    when("flowing", Say.numbered(1000, pace_ms=1)),
+    when("growing", (Say("Begins."), Say(" Goes"), Say(" on."), Hold("growing"), Say(" Ends."))),
     when("more", Say("More it is.")),
     when(COMPACTION, (Say("We said "), Hold("summary"), Say("hello."))),
     *(
@@ -343,6 +346,48 @@ async def test_who_comes_later_is_asked_what_is_open(house: House) -> None:
     assert (await node.end_of_turn(turn_id))["status"] == "interrupted"
     events = await node.events(sessionId=session_id, types="interaction.requested")
     assert len(events) == 1  # Codex asks again whoever resumes; that is the same question
+
+
+def said_to(terminal: Terminal) -> str:
+    """What a terminal was told of the one message that there was, piece by piece."""
+    deltas = [note["params"] for note in terminal.notes if note["method"] == "item/agentMessage/delta"]
+    assert {delta["threadId"] for delta in deltas} <= {terminal.thread_id}
+    assert len({(delta["turnId"], delta["itemId"]) for delta in deltas}) <= 1
+    return "".join(delta["delta"] for delta in deltas)
+
+
+async def test_who_comes_while_a_message_grows_is_told_all_of_it_once(house: House) -> None:
+    node, model = house
+    session_id = await session_of(node)
+    async with Terminal(await ticket_of(node, session_id)) as looking:
+        turn_id = await node.turn(session_id, "growing")
+        await looking.told("item/agentMessage/delta")
+        await until(lambda: said_to(looking) == "Begins. Goes on.")
+        async with Terminal(await ticket_of(node, session_id)) as came:
+            await came.told("item/agentMessage/delta")
+            assert said_to(came) == "Begins. Goes on."
+            await came.asks("thread/resume", threadId=came.thread_id, excludeTurns=True)
+            model.release("growing")
+            for terminal in (looking, came):
+                await terminal.told("turn/completed")
+                assert said_to(terminal) == "Begins. Goes on. Ends."
+    assert (await node.end_of_turn(turn_id))["finalMessage"] == "Begins. Goes on. Ends."
+
+
+async def test_nothing_is_told_twice_or_missed_where_a_message_flows_while_they_come(house: House) -> None:
+    node, _ = house
+    session_id = await session_of(node)
+    turn_id = await node.turn(session_id, "flowing")
+    came: list[Terminal] = []
+    async with AsyncExitStack() as stack:
+        while (await node.ledger(turn_id))["status"] != "completed":
+            if len(came) < 8:
+                came.append(await stack.enter_async_context(Terminal(await ticket_of(node, session_id))))
+        whole = (await node.end_of_turn(turn_id))["finalMessage"]
+        for terminal in came:
+            if said_to(terminal):  # it came before the end
+                await terminal.told("turn/completed")
+                assert said_to(terminal) == whole
 
 
 # --- ends

@@ -22,6 +22,7 @@ SCENARIOS = (
     when("typed", Say("Answered to what was typed.")),
     when("again", Say("Answered again.")),
     when("CHECKPOINT COMPACTION", (Say("We said "), Hold("summary"), Say("little."))),
+    when("growing", (Say("One.\n\n"), Hold("one"), Say("Two.\n\n"), Hold("two"), Say("Three."))),
     when("slow", (Say("Begins."), Hold("slow"), Say(" Ends."))),
     when("ask-a", Run("touch a.txt", sandbox_permissions="require_escalated", justification="May I a?"), Say("Did a.")),
     when("ask-b", Run("touch b.txt", sandbox_permissions="require_escalated", justification="May I b?"), Say("Did b.")),
@@ -163,6 +164,24 @@ async def test_it_comes_back_after_codexd_and_after_the_child(house: House) -> N
         await screen.press_until("Enter", lambda text: "Answered again." in text, "an answer")
         (*_, again) = await turns_of(node, session_id)
         assert (again["origin"], (await node.end_of_turn(again["turnId"]))["status"]) == ("attached", "completed")
+
+
+async def test_what_a_message_said_while_nobody_looked_is_shown_to_who_comes(house: House) -> None:
+    node, model = house
+    session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
+    turn_id = await node.turn(session_id, "growing")
+    await told(node, session_id, "item.delta")
+    async with attached(node, session_id) as screen:
+        await screen.shows("One.")
+        await node.kill()
+        model.release("one")
+        await node.start()
+        await screen.shows("One.", "Two.")
+        model.release("two")
+        await screen.shows("Three.")
+        assert (await node.end_of_turn(turn_id))["status"] == "completed"
+        text = await screen.shows("Worked for")
+        assert [text.count(word) for word in ("One.", "Two.", "Three.")] == [1, 1, 1]
 
 
 async def test_what_is_not_available_is_told_with_what_to_do_instead_and_the_ui_goes_on(house: House) -> None:

@@ -274,6 +274,38 @@ def test_what_an_item_says_is_not_mixed_with_that_of_another_turn_or_session(log
     assert reading.text_so_far(log.connection, "trn_ses_a", "i") == "aa"
 
 
+def test_a_growing_message_is_told_up_to_a_place_and_no_sub_agents_and_no_other_item(log: Log) -> None:
+    log.session("ses_a")
+    log.run("trn_a")
+
+    def begin(item_id: str, kind: str = "agentMessage", agent: str | None = None) -> None:
+        payload = e.ItemStarted(item_id=item_id, kind=kind, item=ITEM, agent_thread_id=agent)
+        log.add(EventType.ITEM_STARTED, payload, turn_id="trn_a")
+
+    def grow(item_id: str, piece: str, stream: str = "text") -> int:
+        log.add(EventType.ITEM_DELTA, e.ItemDelta(item_id=item_id, stream=stream, delta=piece), turn_id="trn_a")
+        return log.seq
+
+    def told(before: int, characters: int = 100) -> list[tuple[str, str]]:
+        return reading.growing(log.connection, "trn_a", before=before, characters=characters)
+
+    begin("ended")
+    grow("ended", "over")
+    log.add(EventType.ITEM_COMPLETED, e.ItemStarted(item_id="ended", kind="agentMessage", item=ITEM), turn_id="trn_a")
+    begin("command", "commandExecution")
+    grow("command", "out", "output")
+    begin("of another", agent="sub")
+    grow("of another", "secretly")
+    begin("mine")
+    assert told(log.seq) == [], "it said nothing yet"
+    first = grow("mine", "one ")
+    last = grow("mine", "two")
+    assert told(first - 1) == []
+    assert told(first) == [("mine", "one ")]
+    assert told(last) == told(last + 9) == [("mine", "one two")]
+    assert told(last, characters=5) == [("mine", "e two")]
+
+
 def test_a_turn_has_ended_once_it_has_an_end(log: Log) -> None:
     log.session("ses_a")
     assert not reading.has_ended(log.connection, "trn_a"), "there is none"

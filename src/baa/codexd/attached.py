@@ -10,12 +10,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import apsw
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from baa.api.events import TURN_ENDS
+from baa.codexd import reading
 from baa.codexd.appserver import attached as dialect
 from baa.codexd.appserver.attached import RequestId
 from baa.codexd.appserver.jsonrpc import Envelope
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 UNREAD_BYTES: Final = 16 << 20
 """What may wait for one terminal; past it the terminal is let go, and comes back to the thread as it then is."""
+
+SAID_MAX: Final = 32 * 1024
+"""Characters of a growing message that a terminal is told when it comes: its end. It is whole once it has ended."""
 
 
 @dataclass(eq=False, slots=True)
@@ -90,9 +96,10 @@ class _Asked:
 class Attached:
     """The terminals of one codexd. All methods belong to the loop's thread."""
 
-    def __init__(self, sessions: Registry) -> None:
-        """Nobody is attached yet."""
+    def __init__(self, sessions: Registry, reader: Callable[[], apsw.Connection]) -> None:
+        """Nobody is attached yet. `reader` reads the log."""
         self._sessions = sessions
+        self._reader = reader
         self._looks: dict[str, _Asked] = {}
         self._turns: dict[str, _Asked] = {}
         self.terminals: list[Terminal] = []
@@ -164,10 +171,25 @@ class Attached:
         answer = dialect.passed_on(asked.request_id, message)
         transaction.done.append(lambda _: terminal.tell(answer))
         if asked.resumes and message.error is UNSET:
-            terminal.resumed = True
             session = self._sessions.get(terminal.session_id)
+            if session is not None and not terminal.resumed:
+                # What comes later in this transaction it is told as it comes.
+                transaction.done.append(partial(self._catch_up, terminal, session, len(transaction.events)))
+            terminal.resumed = True
             questions = () if session is None else session.questions
             transaction.done.append(lambda _: terminal.tell_questions(questions))
+
+    def _catch_up(self, terminal: Terminal, session: Session, events: int, seq: int) -> None:
+        """Tell a terminal what a message said before it came: Codex tells that to nobody again until it is whole."""
+        turn = session.running
+        if turn is None or turn.codex_turn_id is None or session.thread_id is None:
+            return
+        try:
+            said = reading.growing(self._reader(), turn.turn_id, before=seq + events, characters=SAID_MAX)
+        except apsw.Error:
+            return  # it is shown once it is whole
+        for item_id, text in said:
+            terminal.tell(dialect.grown(session.thread_id, turn.codex_turn_id, item_id, text))
 
     def stepped(self, before: Session, step: Step, transaction: Transaction) -> None:
         """A session changed."""

@@ -30,7 +30,7 @@ from baa.api.errors import BaaError, CannotStart, Code, PeerFailed, Rejected, Un
 from baa.api.sessions import OnBusy, Origin, SessionSettings, StartTurn, TurnRequest
 from baa.clock import Clock, rfc3339
 from baa.codexd.appserver import attached as dialect
-from baa.codexd.appserver import attached_answers
+from baa.codexd.appserver import attached_answers, jsonrpc
 from baa.codexd.appserver.jsonrpc import Unreadable
 from baa.codexd.appserver.lines import Line
 from baa.codexd.attached import Terminal
@@ -236,11 +236,11 @@ class Attaching:
                     terminal.names[steer_id] = meant.message_id
                 parts = self._policy.input(None, list(meant.parts))
                 await self._commands.steer(turn_id, parts, steer_id=steer_id)
-                terminal.tell(dialect.done(meant.request_id, {"turnId": meant.codex_turn_id}))
+                terminal.tell(jsonrpc.answer(meant.request_id, {"turnId": meant.codex_turn_id}))
             case dialect.Interrupt():
                 self._must_be_its(session, meant.thread_id)
                 await self._commands.interrupt(_running(session, meant.codex_turn_id, "interrupt"))
-                terminal.tell(dialect.done(meant.request_id, {}))
+                terminal.tell(jsonrpc.answer(meant.request_id, {}))
 
     async def _look(self, terminal: Terminal, meant: dialect.Look | dialect.Skills, session: Session) -> None:
         """Pass on what changes nothing; the answer finds the terminal when it comes."""
@@ -313,7 +313,7 @@ class Attaching:
         if told.steered:
             self._loop.attached.expect_no_turn(turn_id)
             codex_turn_id = None if running is None else running.codex_turn_id
-            terminal.tell(dialect.done(meant.request_id, dialect.running(codex_turn_id or told.turn_id)))
+            terminal.tell(jsonrpc.answer(meant.request_id, dialect.running(codex_turn_id or told.turn_id)))
 
     async def _compact(self, terminal: Terminal, meant: dialect.Compact, session: Session) -> None:
         """The history is shortened in a turn like any other, and only while none has not ended."""

@@ -106,7 +106,7 @@ class MainLoop:
         """Start from what the tables held."""
         self.log = log
         self.sessions = Registry(restored.sessions.values())
-        self.attached = Attached(self.sessions)
+        self.attached = Attached(self.sessions, log.reader)
         self.child = Child(generation=restored.generation)
         self.timers = Timers(clock)
         self.timers.restore(restored.timers)

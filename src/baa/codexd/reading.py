@@ -139,6 +139,19 @@ def last_told(
     return text[-characters:]
 
 
+def growing(connection: apsw.Connection, turn_id: str, *, before: int, characters: int) -> list[tuple[str, str]]:
+    """The messages of a turn's own thread that have not ended, and the last characters of each up to seq `before`."""
+    rows: list[tuple[Any, ...]] = connection.execute(
+        "SELECT item_id FROM item WHERE turn_id = ? AND kind = 'agentMessage' AND agent IS NULL AND status = ?",
+        (turn_id, ItemStatus.STARTED),
+    ).fetchall()
+    told = [
+        (item_id, last_told(connection, turn_id, item_id, "text", before=before, characters=characters))
+        for (item_id,) in rows
+    ]
+    return [(item_id, text) for item_id, text in told if text]
+
+
 _SESSION: Final = """
 SELECT session_id, thread_id, settings, forked_from, model, last_turn_id, last_turn_status, usage, created_at,
     updated_at, closed_at,

@@ -432,11 +432,6 @@ def loaded(asked: Loaded, thread_id: str) -> bytes:
     return jsonrpc.answer(asked.request_id, {"data": [thread_id], "nextCursor": None})
 
 
-def done(request_id: RequestId, result: dict[str, Any]) -> bytes:
-    """An answer of codexd's own."""
-    return jsonrpc.answer(request_id, result)
-
-
 def running(codex_turn_id: str) -> dict[str, Any]:
     """The answer to a `turn/start` that an earlier turn took as more input, as Codex itself gives it."""
     return {"turn": {"id": codex_turn_id, "items": [], "status": m.RUNNING, "error": None}}
@@ -484,6 +479,12 @@ def no_more(asked: Question) -> bytes:
     thread_id = msgspec.json.decode(asked.request, type=m.About).thread_id
     params = {"threadId": thread_id, "requestId": asked.interaction_id}
     return msgspec.json.encode({"method": OURS_TO_TELL, "params": params})
+
+
+def grown(thread_id: str, codex_turn_id: str, item_id: str, text: str) -> bytes:
+    """What a message said before the UI came, as if it were said now."""
+    params = {"threadId": thread_id, "turnId": codex_turn_id, "itemId": item_id, "delta": text}
+    return msgspec.json.encode({"method": "item/agentMessage/delta", "params": params})
 
 
 def told(message: Envelope) -> tuple[str | None, str | None]:
