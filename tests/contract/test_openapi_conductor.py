@@ -18,6 +18,7 @@ from baa.scripted import Run, Say, ScriptedModel, when
 from tests.support.asker import Asker, bounds, refused_at_the_door
 from tests.support.described import Described
 from tests.support.node import Json, Node, within
+from tests.support.postgres import PostgreSQL
 from tests.support.programs import Program
 from tests.support.repositories import Repository
 
@@ -32,7 +33,7 @@ UNSEEN: Final = {
     "internal_error": "it would be a mistake of ours",
     "request_timeout": "it takes longer than a test may wait; test_slow.py has it",
     "too_many_connections": "it takes as many; test_slow.py has it",
-    "not_ready": "the database would have to be away; test_engine_away.py has it",
+    "not_ready": "the database is away in the test below; for health, the conductor would have to hang",
 }
 
 
@@ -57,6 +58,29 @@ async def test_every_answer_is_as_described(tmp_path: Path) -> None:
         await _events(asker, task_id)
     left = {each for each in described.promised() - asker.seen if each[2] not in UNSEEN}
     assert left == set()
+
+
+async def test_whatever_needs_the_database_says_so_while_it_is_away(
+    tmp_path: Path, postgres: PostgreSQL, postgres_url: str
+) -> None:
+    settings = {"BAA_ENGINE_URL": postgres_url, "BAA_WORKER_EMBEDDED": "false"}
+    async with (
+        Program("conductor", tmp_path / "baa", **settings) as conductor,
+        httpx2.AsyncClient(trust_env=False, timeout=90) as http,
+    ):
+        described = Described((await conductor.ask("GET", "/openapi.json", token=conductor.token())).json())
+        asker = Asker(lambda: conductor.address, conductor.token, http, described)
+        assert "conductor_engine_answers 1\n" in (await asker.ask("metrics"))["text"]
+        postgres.kill()
+        needing = {name for name, _, code in described.promised() if code == "not_ready"} - {"health"}
+        assert len(needing) > 10
+        for name in needing:
+            body = {"prompt": "x", "cwd": "/w"} if name == "submitTask" else None
+            await asker.refused("not_ready", name, body, **UNKNOWN)
+        assert (await asker.ask("health"))["answered"] == 200
+        page = (await asker.ask("metrics"))["text"]
+        assert "conductor_engine_answers 0\n" in page
+        assert "conductor_tasks" not in page
 
 
 async def _about_itself_and_a_task(asker: Asker, node: Node) -> str:
