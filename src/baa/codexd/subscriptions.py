@@ -40,7 +40,7 @@ SCAN_SEQS: Final = 20_000
 """Seqs that a page of the file looks through at most: what is rare in a long log is looked for in many short reads."""
 
 REST: Final = 2.0
-REST_S: Final = 0.04
+REST_S: Final = 0.03
 """With several readers, they all rest after they were told something: this many times as long as the telling took, and
 so many seconds at most. Many readers cost least by fewer, larger frames."""
 
