@@ -350,6 +350,8 @@ CATALOGUE: Final = (
         "a leader stands still, and goes on when another leads",
         (
             f"{F}test_leadership.py::test_a_frozen_leader_comes_back_as_standby",
+            f"{F}test_fleet_leader.py"
+            "::test_a_leader_frozen_in_the_middle_of_a_write_is_followed_and_writes_nothing_when_it_wakes",
             f"{C}test_dispatch.py::test_a_leader_whose_term_is_over_writes_nothing_and_steps_down",
         ),
     ),
@@ -363,6 +365,39 @@ CATALOGUE: Final = (
         "F80",
         "whatever the description of the API allows and forbids",
         (f"{P}test_inputs.py::test_whatever_a_description_allows_and_forbids_is_answered_as_described",),
+    ),
+    Row(
+        "F81",
+        "300 bodies that are no good JSON",
+        (
+            f"{C}test_bad_values.py::test_what_is_no_good_json_is_refused",
+            f"{U}test_envelope.py::test_what_is_not_our_json_is_invalid_json",
+        ),
+    ),
+    Row(
+        "F82",
+        "depths and numbers beyond what is taken",
+        (
+            f"{C}test_bad_values.py::test_what_is_no_good_json_is_refused",
+            f"{U}test_envelope.py::test_what_is_not_our_json_is_invalid_json",
+        ),
+    ),
+    Row(
+        "F83",
+        "text in all its forms, and what is no text",
+        (
+            f"{C}test_bad_values.py::test_text_is_kept_as_it_was_or_refused",
+            f"{U}test_envelope.py::test_text_that_cannot_be_stored_is_an_invalid_request",
+        ),
+    ),
+    Row(
+        "F84",
+        "ids that are none, and ways to files in their place",
+        (
+            f"{C}test_bad_values.py::test_what_is_no_id_finds_nothing",
+            f"{C}test_bad_values.py::test_an_id_never_becomes_the_name_of_a_file",
+            f"{U}test_ids.py::test_what_is_no_turn_id_is_told_from_one",
+        ),
     ),
     Row(
         "F85",
@@ -390,6 +425,7 @@ CATALOGUE: Final = (
             f"{U}test_policy.py::test_a_folder_that_is_not_for_work_is_above_the_ceiling",
             f"{U}test_policy.py::test_what_is_no_absolute_path_of_a_folder_is_an_invalid_request",
             f"{U}test_policy.py::test_a_folder_that_has_become_a_link_is_worked_in_no_further",
+            f"{C}test_bad_values.py::test_no_session_is_made_where_no_work_may_be_done",
             f"{U}test_policy.py::test_our_state_is_known_by_what_it_is_and_not_only_by_its_name",
         ),
     ),
@@ -413,4 +449,4 @@ CATALOGUE: Final = (
         ),
     ),
 )
-"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51, F55 to F63, F70, F72, F73, F78 to F80, F85 to F90."""
+"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51, F55 to F63, F70, F72, F73, F78 to F90."""

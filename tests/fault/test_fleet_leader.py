@@ -14,6 +14,7 @@ import pytest
 
 from baa.api.tasks import TaskState
 from baa.scripted import Hold, Run, Say, ScriptedModel, when
+from tests.support.faults import saw
 from tests.support.fleet import TTL_MS, Fleet, a_fleet
 from tests.support.node import Json, moment, until, within
 
@@ -75,6 +76,7 @@ async def test_a_leader_frozen_in_the_middle_of_a_write_is_followed_and_writes_n
         model.release("first")
         await ended_once(fleet, running)
         assert '"event":"attempt.assigned"' not in frozen.log.removeprefix(written)
+        saw("F78", seen, "a leader was frozen in the middle of a write, and woke when another led")
         assert len(await fleet.members["one"].node.events(types="turn.queued")) == 3
 
 

@@ -25,6 +25,7 @@ from baa.client.conductor import Conductor
 from baa.config import load
 from baa.scripted import Hold, Run, Say, ScriptedModel, when
 from tests.proof.figures import Figure, told
+from tests.support import corpora
 from tests.support.fuzz import Fuzzed, fuzz, operations
 from tests.support.node import Json, Node, within
 from tests.support.programs import Program
@@ -36,6 +37,7 @@ SCENARIOS: Final = (
 )
 BUSY, ASKING = 6, 4
 SHOWN: Final = 20
+LINES: Final = 20_000
 
 LAST: Final = (
     # What ends sessions and children comes after the rest, which would meet nothing else.
@@ -106,6 +108,9 @@ async def outcome(folder: Path, *, seed: int, examples: int, short: bool = False
         tokens = (node.token("drive"), node.token("read"))
         daemon_id = (await node.status())["daemon"]["daemonId"]
         restarted = False
+        await corpora.try_all(found.fuzzed, node)
+        found.crashes += _crashes(await node.status(), daemon_id, asked=False)
+        found.crashes += await asyncio.to_thread(corpora.try_lines, found.fuzzed, seed, LINES)
         for names in (operations(document) - set().union(*LAST), *LAST):
             if not (names := names - SLOW if short else names):
                 continue

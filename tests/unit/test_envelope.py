@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from baa.api.errors import BaaError, Code, Rejected, Unavailable
 from baa.http.envelope import decode, failure, failure_headers, success
+from tests.support.faults import saw
 
 
 class Colour(StrEnum):
@@ -106,6 +107,9 @@ def nested(depth: int) -> bytes:
         b'{"boxName":"b","anything":' + b"[1,2]," * 5 + b"}",
         b'{"boxName":"b","anything":[' + b"0," * 10_000 + b"0]}",
         nested(33),
+        b'{"boxName":"b","size":-' + b"9" * 5000 + b"}",
+        b'{"boxName":"b","weight":' + b"9" * 400 + b".0}",
+        b'{"boxName":"b","size":1.0e400}',
         nested(100_000),
         b"[" * 500_000,
         b'{"a":' * 100_000,
@@ -116,6 +120,23 @@ def test_what_is_not_our_json_is_invalid_json(body: bytes) -> None:
     error = refusal(body)
 
     assert (error.status, error.code) == (400, Code.INVALID_JSON)
+    saw("F81", error.status == 400, "a body was no JSON of ours")
+    saw("F82", error.status == 400, "or a number, or a depth, beyond what is taken")
+
+
+@pytest.mark.parametrize("size", [2**53, 2**53 + 1, 2**63 - 1, -(2**63)])
+def test_an_integer_of_64_bits_is_that_very_number(size: int) -> None:
+    assert decode(b'{"boxName":"b","size":%d}' % size, Box).size == size
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_values_are_counted_up_to_the_limit(more: int) -> None:
+    """The object and its name's value are two of them, the list is one."""
+    body = b'{"boxName":"b","anything":[' + b",".join([b"0"] * (10_000 - 3 + more)) + b"]}"
+    if more:
+        assert refusal(body).code is Code.INVALID_JSON
+    else:
+        assert len(decode(body, Box).anything) == 9_997
 
 
 def test_nesting_up_to_the_limit_passes() -> None:
@@ -130,6 +151,7 @@ def test_text_that_cannot_be_stored_is_an_invalid_request(text: str) -> None:
     assert [(refusal(body).status, refusal(body).code) for body in (as_value, as_key)] == [
         (422, Code.INVALID_REQUEST)
     ] * 2
+    saw("F83", as_key, "a text was none, as a value and as a key")
 
 
 @pytest.mark.parametrize(
