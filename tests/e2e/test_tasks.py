@@ -130,6 +130,8 @@ async def test_a_task_that_fails_is_told_with_its_check_and_given_another_try(ho
         unknown: "This node's c",
     }
     assert (await baa(node, "task", "cancel", queued)).code == 0
+    stays = (await baa(node, "task", "clean", str(repo.folder))).stdout
+    assert f"{queued}  stays: It worked in the folder itself, and may be tried again" in stays
     assert (await baa(node, "task", "resume")).code == 0
 
 

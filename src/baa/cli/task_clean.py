@@ -12,7 +12,7 @@ from msgspec import Struct
 from baa import config as configuration
 from baa.api import ids
 from baa.api.errors import CannotStart, Code, Rejected
-from baa.api.tasks import TASK_ENDED
+from baa.api.tasks import TASK_ENDED, TaskState
 from baa.cli.plain import plain
 from baa.cli.remote import EX_DATAERR, guarded
 from baa.client.conductor import Conductor
@@ -69,10 +69,14 @@ async def _clean(home: Path, config: Config, *, dry_run: bool) -> list[Left]:
 async def _not_over(conductor: Conductor, task_id: str) -> str | None:
     """Why nothing of the task may be touched; None: it has ended, or was forgotten since."""
     try:
-        state = (await conductor.task(task_id)).state
+        task = await conductor.task(task_id)
     except Rejected as refused:
         if refused.code is not Code.TASK_NOT_FOUND:
             raise
         young = task_id >= ids.new_id(ids.TASK, round(time.time() * 1000) - YOUNG_MS)
         return "This node's conductor does not know it, and it is less than a day old." if young else None
-    return None if state in TASK_ENDED else f"It is {state.value}."
+    if task.state not in TASK_ENDED:
+        return f"It is {task.state.value}."
+    if task.branch is None and task.state is not TaskState.SUCCEEDED:  # what it changed there counts from its ref
+        return "It worked in the folder itself, and may be tried again: `baa task retry`."
+    return None
