@@ -184,6 +184,7 @@ async def test_what_a_message_said_while_nobody_looked_is_shown_to_who_comes(hou
         assert [text.count(word) for word in ("One.", "Two.", "Three.")] == [1, 1, 1]
 
 
+@pytest.mark.timeout(400)  # one UI, ten commands
 async def test_what_is_not_available_is_told_with_what_to_do_instead_and_the_ui_goes_on(house: House) -> None:
     node, _ = house
     session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
