@@ -35,6 +35,10 @@ class Fleet:
         """A worker-runner of the node `here`, in a home of its own if it is given one."""
         return Program("worker-runner", self._folder / home, **TTL, BAA_ENGINE_URL=self._url, **settings)
 
+    def conductor(self, home: str, **settings: str) -> Program:
+        """A conductor of the same node, with the worker that it has in it by default."""
+        return Program("conductor", self._folder / home, **TTL, BAA_ENGINE_URL=self._url, **settings)
+
     async def becomes(self, state: NodeState) -> Node:
         """The one node, once it is in that state."""
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -84,6 +88,23 @@ async def test_one_of_another_home_for_the_same_node_ends_the_first(fleet: Fleet
             assert code == 75
             assert "The node here was given up as gone, or another worker took it over" in stderr
             assert (await fleet.becomes(NodeState.ACTIVE)).pid == second.pid
+
+
+async def test_a_conductor_whose_worker_was_replaced_leaves_and_lets_go_of_the_lead(fleet: Fleet) -> None:
+    async with (
+        fleet.conductor("first") as first,
+        fleet.conductor("standby", BAA_WORKER_EMBEDDED="false") as standby,
+    ):
+        assert (await fleet.becomes(NodeState.ACTIVE)).pid == first.pid
+        assert (await first.get("/rolez"))["role"] == "leader"
+        async with fleet.worker("other") as second:
+            code, stderr = await first.ended()
+            assert code == 75
+            assert "another worker took it over" in stderr
+            assert (await fleet.becomes(NodeState.ACTIVE)).pid == second.pid
+            assert str(first.pid) not in (first.home / "state" / "endpoint.json").read_text()
+            assert '"event":"role.standby"' in first.log, "it did not wait for its lease to run out"
+            assert (await standby.becomes("/rolez", lambda data: data["role"] == "leader"))["term"] == 2
 
 
 async def test_a_second_one_of_the_same_home_waits_until_the_first_is_gone(fleet: Fleet) -> None:

@@ -104,6 +104,8 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
             looking.cancel()
         published.forget(config.endpoint_file, "conductor", os.getpid())
     except* Superseded as superseded:
+        await leader.release()
+        published.forget(config.endpoint_file, "conductor", os.getpid())
         raise Superseded(config.node_id) from superseded
     finally:
         await carrier.close()
