@@ -38,7 +38,10 @@ SCENARIOS = (
     ),
     when("above", Run("echo up > ../above"), Say("Written.")),
     when("say json", Say('{"found": 3}')),
-    *(when(f"wait {gate}", (Say("Wait. "), Hold(gate), Say("Done."))) for gate in ("a", "b", "c", "d", "e")),
+    *(
+        when(f"wait {gate}.", (Say("Wait. "), Hold(gate), Say("Done.")))
+        for gate in ("a", "a on postgres", "b", "c", "c on postgres", "d", "e")
+    ),
 )
 HAS_TWO = Check(command="grep two result")
 
@@ -63,9 +66,21 @@ async def here(house: House, tmp_path: Path) -> AsyncIterator[Station]:
         yield station
 
 
-async def test_a_failed_check_goes_back_and_the_next_turn_passes(here: Station) -> None:
-    before = here.repo.head
-    task, attempt = await here.done(prompt="make it", checks=[HAS_TWO, Check(command="echo fine")])
+@pytest.fixture
+async def either(house: House, tmp_path: Path, engine_url: str) -> AsyncIterator[Station]:
+    """A station on each of the two databases, for what differs in what is written down and taken up again."""
+    async with a_station(tmp_path, house.model, house.node, engine_url) as station:
+        yield station
+
+
+def gate_of(name: str, engine_url: str) -> str:
+    """A gate of its own on each database: one that was met, or released, stays so."""
+    return f"{name} on postgres" if engine_url.startswith("postgres") else name
+
+
+async def test_a_failed_check_goes_back_and_the_next_turn_passes(either: Station) -> None:
+    before = either.repo.head
+    task, attempt = await either.done(prompt="make it", checks=[HAS_TWO, Check(command="echo fine")])
     assert (task.state, attempt.state, task.final_message) == (TaskState.SUCCEEDED, AttemptState.SUCCEEDED, "Mended.")
     done = attempt.evidence
     assert [(turn.number, turn.why, turn.status) for turn in done.turns] == [
@@ -78,18 +93,18 @@ async def test_a_failed_check_goes_back_and_the_next_turn_passes(here: Station) 
         (2, True, "two\n"),
         (2, True, "fine\n"),
     ]
-    assert (done.base_commit, done.repository, done.branch) == (before, str(here.repo.folder), f"baa/{task.task_id}")
-    assert here.repo.shown(f"{done.branch}:result") == "two"
-    assert done.commit == here.repo.of(f"baa/{task.task_id}")
+    assert (done.base_commit, done.repository, done.branch) == (before, str(either.repo.folder), f"baa/{task.task_id}")
+    assert either.repo.shown(f"{done.branch}:result") == "two"
+    assert done.commit == either.repo.of(f"baa/{task.task_id}")
     assert done.diff is not None
     assert "+two" in done.diff
-    assert here.repo.head == before
-    assert here.repo.git("status", "--porcelain") == ""
+    assert either.repo.head == before
+    assert either.repo.git("status", "--porcelain") == ""
     assert attempt.tokens == sum(turn.tokens for turn in done.turns) > 0
-    said = [request.prompt for request in here.model.requests if "grep two result" in request.prompt]
+    said = [request.prompt for request in either.model.requests if "grep two result" in request.prompt]
     assert "The task is done when these commands pass" in said[0]
     assert "$ grep two result\n\n[it ended with exit code 1]" in said[-1]
-    told = await here.told(task.task_id)
+    told = await either.told(task.task_id)
     assert told[-2:] == ["attempt.ended", "task.succeeded"]
     assert (told.count("attempt.turn"), told.count("attempt.check")) == (4, 4)
 
@@ -136,22 +151,23 @@ async def test_in_a_folder_of_the_repository_it_may_write_all_of_its_worktree(he
     assert session["cwd"] == f"{attempt.evidence.workspace}/sub"
 
 
-async def test_an_output_that_fits_its_schema_is_the_tasks(here: Station) -> None:
+async def test_an_output_that_fits_its_schema_is_the_tasks(either: Station) -> None:
     schema: dict[str, object] = {"type": "object", "properties": {"found": {"type": "integer"}}, "required": ["found"]}
     schema |= {"additionalProperties": False}
-    task, _ = await here.done(prompt="say json", output_schema=schema)
+    task, _ = await either.done(prompt="say json", output_schema=schema)
     assert (task.state, task.output) == (TaskState.SUCCEEDED, {"found": 3})
-    never, attempt = await here.done(prompt="wait nothing", output_schema=schema, max_turns=2)
+    never, attempt = await either.done(prompt="wait nothing", output_schema=schema, max_turns=2)
     assert (never.state, never.reason) == (TaskState.FAILED, "output_invalid")
     assert [turn.why for turn in attempt.evidence.turns] == ["first", "output_invalid"]
 
 
-async def test_a_cancel_ends_the_turn(here: Station) -> None:
-    attempt = await here.assigned(prompt="wait a")
+async def test_a_cancel_ends_the_turn(either: Station, engine_url: str) -> None:
+    gate = gate_of("a", engine_url)
+    attempt = await either.assigned(prompt=f"wait {gate}.")
     async with asyncio.TaskGroup() as group:
-        running = group.create_task(here.run(attempt), name="attempt")
-        await within(here.model.held("a"))
-        await here.engine.cancel(attempt.task_id)
+        running = group.create_task(either.run(attempt), name="attempt")
+        await within(either.model.held(gate))
+        await either.engine.cancel(attempt.task_id)
         task = await within(running)
     assert task.state is TaskState.CANCELED
     assert task.attempts is not None
@@ -186,7 +202,7 @@ async def _there(path: Path) -> None:
 async def test_its_time_ends_the_turn_when_it_is_up(
     here: Station, limits: dict[str, object], state: AttemptState, reason: str
 ) -> None:
-    task, attempt = await here.done(prompt="wait b", **limits)
+    task, attempt = await here.done(prompt="wait b.", **limits)
     assert (task.state, attempt.state, attempt.reason) == (TaskState.FAILED, state, reason)
     (turn,) = attempt.evidence.turns
     assert (turn.status, turn.reason) == ("expired", "deadline")
@@ -202,17 +218,18 @@ async def test_a_check_has_no_more_time_than_the_attempt(here: Station) -> None:
     )
 
 
-async def test_silence_ends_the_turn_and_another_attempt_begins(here: Station) -> None:
-    task, attempt = await here.done(prompt="wait c", stall_ms=2500)
+async def test_silence_ends_the_turn_and_another_attempt_begins(either: Station, engine_url: str) -> None:
+    gate = gate_of("c", engine_url)
+    task, attempt = await either.done(prompt=f"wait {gate}.", stall_ms=2500)
     assert (task.state, attempt.state, attempt.reason) == (TaskState.QUEUED, AttemptState.STALLED, "stalled")
-    here.model.release("c")
-    again = await here.run(await here.next_of(task.task_id))
+    either.model.release(gate)
+    again = await either.run(await either.next_of(task.task_id))
     assert again.state is TaskState.SUCCEEDED
-    assert "ended as stalled (stalled)" in here.model.requests[-1].prompt
+    assert "ended as stalled (stalled)" in either.model.requests[-1].prompt
 
 
-async def test_tokens_that_are_used_up_end_the_turn_while_it_runs(here: Station) -> None:
-    task, attempt = await here.done(prompt="dear", budget=Budget(tokens=1))
+async def test_tokens_that_are_used_up_end_the_turn_while_it_runs(either: Station) -> None:
+    task, attempt = await either.done(prompt="dear", budget=Budget(tokens=1))
     assert (task.state, attempt.state, attempt.reason) == (
         TaskState.FAILED,
         AttemptState.BUDGET_EXCEEDED,
@@ -230,19 +247,19 @@ async def test_turns_of_the_budget_count_over_all(here: Station) -> None:
     assert len(attempt.evidence.turns) == 1
 
 
-async def test_a_usage_limit_parks_the_task_and_it_goes_on_where_it_was(here: Station) -> None:
-    task, attempt = await here.done(prompt="limited", max_attempts=1)
+async def test_a_usage_limit_parks_the_task_and_it_goes_on_where_it_was(either: Station) -> None:
+    task, attempt = await either.done(prompt="limited", max_attempts=1)
     assert (task.state, task.reason) == (TaskState.QUEUED, "usage_limit")
     assert task.not_before is not None
     assert (attempt.state, attempt.reason) == (AttemptState.FAILED, "usage_limit")
     assert attempt.evidence.resets_at == "2023-11-14T22:13:20.000Z"
-    again = await here.run(await here.next_of(task.task_id))
+    again = await either.run(await either.next_of(task.task_id))
     assert (again.state, again.final_message) == (TaskState.SUCCEEDED, "Went on.")
     assert again.attempts is not None
     first, second = again.attempts
     assert (second.session_id, second.evidence.workspace) == (first.session_id, first.evidence.workspace)
-    assert here.repo.shown(f"baa/{task.task_id}:result") == "one\nmore"
-    assert prompts.LIMIT in here.model.requests[-1].prompt
+    assert either.repo.shown(f"baa/{task.task_id}:result") == "one\nmore"
+    assert prompts.LIMIT in either.model.requests[-1].prompt
 
 
 async def test_a_model_that_cannot_be_reached_is_asked_again_in_the_same_attempt(here: Station) -> None:
@@ -256,7 +273,7 @@ async def test_a_model_that_cannot_be_reached_is_asked_again_in_the_same_attempt
 
 async def test_a_turn_whose_lease_ended_is_followed_by_another(here: Station) -> None:
     here.may_renew, here.lease_ms, after = False, 2000, await here.node.head()
-    attempt = await here.assigned(prompt="wait d", checks=[Check(command="grep again result")])
+    attempt = await here.assigned(prompt="wait d.", checks=[Check(command="grep again result")])
     async with asyncio.TaskGroup() as group:
         running = group.create_task(here.run(attempt), name="attempt")
         async with asyncio.timeout(60):
@@ -274,7 +291,7 @@ async def test_a_turn_whose_lease_ended_is_followed_by_another(here: Station) ->
 
 async def test_a_lease_that_is_renewed_does_not_end(here: Station) -> None:
     here.lease_ms = 3000
-    attempt = await here.assigned(prompt="wait e")
+    attempt = await here.assigned(prompt="wait e.")
     async with asyncio.TaskGroup() as group:
         running = group.create_task(here.run(attempt), name="attempt")
         await within(here.model.held("e"))

@@ -140,10 +140,10 @@ async def an_executor(
 
 
 @asynccontextmanager
-async def a_station(folder: Path, model: ScriptedModel, node: Node) -> AsyncIterator[Station]:
-    """A station on a node that serves, with an engine and a repository of its own in `folder`."""
+async def a_station(folder: Path, model: ScriptedModel, node: Node, url: str = "") -> AsyncIterator[Station]:
+    """A station on a node that serves, with a repository of its own, and an engine in `folder` or at `url`."""
     async with AsyncExitStack() as stack:
-        engine = await open_engine(folder / "engine.sqlite3")
+        engine = await open_engine(url or folder / "engine.sqlite3")
         stack.push_async_callback(engine.close)
         yield Station(node, model, engine, Repository(node.work / folder.name))
 
