@@ -16,7 +16,7 @@ from baa.api.tasks import Workspace as Kind
 from baa.worker import committing
 from baa.worker.git import Git, Trouble, WorkspaceFailed
 from baa.worker.workspace import Workspaces
-from tests.support.repositories import Repository, a_task
+from tests.support.repositories import Repository, a_task, killed_by_git
 
 PREPARE = """
 import asyncio, sys
@@ -24,12 +24,6 @@ from pathlib import Path
 from baa.api.tasks import SubmitTask
 from baa.worker.workspace import Workspaces
 asyncio.run(Workspaces(Path(sys.argv[1])).prepare(sys.argv[2], SubmitTask(prompt="p", cwd=sys.argv[3])))
-"""
-
-KILLER = """#!/bin/sh
-echo >> {count}
-if [ "$(wc -l < {count})" -gt {calls} ]; then kill -9 $PPID; exit 1; fi
-exec {git} "$@"
 """
 
 
@@ -85,14 +79,9 @@ async def test_a_ref_and_a_bare_repository(repo: Repository, root: Path, tmp_pat
 async def test_killed_before_any_command_of_git_the_next_call_makes_it_whole(
     repo: Repository, root: Path, tmp_path: Path, calls: int
 ) -> None:
-    task, shim = a_task(), tmp_path / "bin"
-    shim.mkdir()
-    script = KILLER.format(calls=calls, git=shutil.which("git"), count=tmp_path / "count")
-    (shim / "git").write_text(script)
-    (shim / "git").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{shim}:{os.environ['PATH']}"}
+    task = a_task()
     command = (sys.executable, "-c", PREPARE, str(root), task, str(repo.folder))
-    killed = await asyncio.create_subprocess_exec(*command, env=environment)
+    killed = await asyncio.create_subprocess_exec(*command, env=killed_by_git(tmp_path, calls))
     await killed.wait()
     assert killed.returncode == (-signal.SIGKILL if calls < 12 else 0)
     repo.write("readme", "two\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,22 @@ QUIET = {
     "GIT_COMMITTER_NAME": "A",
     "GIT_COMMITTER_EMAIL": "a@example.org",
 }
+
+
+KILLER = """#!/bin/sh
+echo >> {count}
+if [ "$(wc -l < {count})" -gt {calls} ]; then kill -9 $PPID; exit 1; fi
+exec {git} "$@"
+"""
+
+
+def killed_by_git(folder: Path, calls: int) -> dict[str, str]:
+    """An environment in which whoever runs git so many times is killed before the next time."""
+    shim, count = folder / f"bin-{calls}", folder / f"count-{calls}"
+    shim.mkdir()
+    (shim / "git").write_text(KILLER.format(calls=calls, git=shutil.which("git"), count=count))
+    (shim / "git").chmod(0o755)
+    return {**os.environ, "PATH": f"{shim}:{os.environ['PATH']}"}
 
 
 def a_task() -> str:

@@ -60,9 +60,12 @@ async def apply(home: Path, task_id: str, how: How, message: str) -> Applied:
         return Applied(head, onto, already=True)
     await _must_be_clean(git, located.top)
     new = await _result(git, task_id, how, head, tip, message)
-    await _forward(git, located.top, new)
+    # One that died before it wrote down that it had brought it home: one commit more would be an empty one.
+    there = how is How.PICK and await repository.tree_of(git, new) == await repository.tree_of(git, head)
+    if not there:
+        await _forward(git, located.top, new)
     await git("update-ref", repository.applied_ref(task_id), tip)
-    return Applied(new, onto, already=False)
+    return Applied(head if there else new, onto, already=there)
 
 
 async def _tip(git: Git, task_id: str) -> str | None:
