@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from baa.codexd.aftermath import ROOT_THREAD, Aftermath, Left, Whose, end_left, left_of
+from baa.codexd.aftermath import OWN_THREAD, ROOT_THREAD, Aftermath, Left, Whose, end_left, left_of
 from baa.codexd.leftovers import Recorded, start_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests look at /proc")
@@ -39,11 +39,19 @@ class Turn:
             only_turn=True,
         )
 
-    def process(self, word: str, *, thread: str | None = None, alone: bool = True, cwd: str | None = None) -> int:
+    def process(
+        self,
+        word: str,
+        *,
+        thread: str | None = None,
+        alone: bool = True,
+        cwd: str | None = None,
+        variable: str = ROOT_THREAD,
+    ) -> int:
         """A process that waits for its stdin to end, of a session of its own if `alone`."""
         process = subprocess.Popen(
             [sys.executable, "-ISc", "import sys; print(flush=True); sys.stdin.read()", word],
-            env={} if thread is None else {ROOT_THREAD: thread},
+            env={} if thread is None else {variable: thread},
             cwd=cwd or self.folder,
             start_new_session=alone,
             stdin=subprocess.PIPE,
@@ -81,6 +89,12 @@ def test_what_carries_the_thread_is_the_turns_wherever_it_went(turn: Turn) -> No
     left = found[pid]
     assert (left.own, left.process, left.told()["pid"]) == (True, Recorded(pid, start_of(pid)), pid)
     assert left.command.endswith(" mine")
+
+
+def test_an_old_codex_names_the_commands_own_thread_which_may_be_a_sub_agents(turn: Turn) -> None:
+    mine = turn.process("mine", thread=THREAD, variable=OWN_THREAD)
+    agents = turn.process("agents", thread="another thread", variable=OWN_THREAD)
+    assert {pid: left.own for pid, left in turn.left(only_turn=False).items()} == {mine: True, agents: False}
 
 
 def test_what_carries_another_thread_is_not(turn: Turn) -> None:

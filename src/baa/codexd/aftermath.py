@@ -28,6 +28,9 @@ BETWEEN_LOOKS_S: Final = 0.1
 ROOT_THREAD: Final = "CODEX_SESSION_ID"
 """The variable by which Codex tells each command whose it is: the thread of ours, also for a sub-agent's command."""
 
+OWN_THREAD: Final = "CODEX_THREAD_ID"
+"""Releases before 0.154 only tell this one: the command's own thread, which for a sub-agent is none of ours."""
+
 NAMED_MAX: Final = 20
 COMMAND_CHARS: Final = 200
 
@@ -129,9 +132,12 @@ def left_of(whose: Whose) -> Iterator[Left]:
 def _is_own(process: psutil.Process, whose: Whose, *, descends: bool) -> bool | None:
     """Whether a process is the turn's: True = surely, False = perhaps, None = it is not."""
     try:
-        root = process.environ().get(ROOT_THREAD)
+        told = process.environ()
     except (psutil.AccessDenied, OSError):
-        root = None
+        told = {}
+    root = told.get(ROOT_THREAD)
+    if root is None and told.get(OWN_THREAD) == whose.thread_id:
+        return True
     if root is not None:
         return True if root == whose.thread_id else None
     if not descends or os.getsid(process.pid) == os.getsid(whose.child.pid):
