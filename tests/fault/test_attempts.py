@@ -76,15 +76,24 @@ async def test_a_worker_killed_in_mid_turn_is_followed_by_another_and_the_turn_i
         assert (await here.told(task.task_id)).count("attempt.resumed") == 1
 
 
-async def test_a_worker_killed_before_it_could_write_leaves_one_of_everything(tmp_path: Path) -> None:
-    """Killed with a session that is made, a turn that is begun, a commit and a check that are done: none is written."""
+AT_EACH_WRITE = {
+    "before": (1, 2, 3, 4, 4, 3, 0),
+    "after": (-1, -2, -2, -2, -3, -2, -2, 0),
+}
+"""Which write each life of the worker is killed at: workspace, session, turn, the look before the commit, what the turn
+did, check, end. The first is written by every life anew, and 0 is killed nowhere."""
+
+
+@pytest.mark.parametrize("when_", ["before", "after"])
+async def test_a_worker_killed_at_each_of_its_writes_leaves_one_of_everything(tmp_path: Path, when_: str) -> None:
+    """Before: session, turn, commit and check are made, and none is written. After: it was not heard that they are."""
     async with a_place(tmp_path) as here:
         attempt = await here.assigned(prompt="quick", checks=[Check(command="grep -c one result")])
         codes = []
-        for writes in (2, 3, 4, 4, 0):
-            codes.append(await _killed_at(here, attempt, tmp_path, writes))
+        for write in AT_EACH_WRITE[when_]:
+            codes.append(await _killed_at(here, attempt, tmp_path, write))
             await here.registered()
-        assert codes == [*[-signal.SIGKILL] * 4, 0]
+        assert codes == [*[-signal.SIGKILL] * (len(codes) - 1), 0]
         task = await here.engine.task(attempt.task_id)
         assert (task.state, task.attempt_count) == (TaskState.SUCCEEDED, 1)
         done = last(task).evidence
@@ -92,12 +101,15 @@ async def test_a_worker_killed_before_it_could_write_leaves_one_of_everything(tm
         assert len(await here.node.events(types="session.registered")) == 1
         assert [check.output for check in done.checks] == ["1\n"]
         assert here.repo.git("rev-list", "--count", f"{done.base_commit}..baa/{task.task_id}") == "1"
+        told = await here.told(task.task_id)
+        assert [told.count(each) for each in ("attempt.check", "attempt.ended", "task.succeeded")] == [1, 1, 1]
+        assert told.count("attempt.turn") == 2, "its begin and its end"
 
 
-async def _killed_at(here: Station, attempt: Attempt, folder: Path, writes: int) -> int:
-    """A worker's process, killed before that write, if there is one of that number; its exit code."""
+async def _killed_at(here: Station, attempt: Attempt, folder: Path, write: int) -> int:
+    """A worker's process, killed at that write, if there is one of that number; its exit code."""
     command = (sys.executable, "-m", "tests.support.station", str(folder / "engine.sqlite3"))
-    given = (attempt.task_id, str(attempt.number), f"life-{here.lives}", str(writes))
+    given = (attempt.task_id, str(attempt.number), f"life-{here.lives}", str(write))
     process = await asyncio.create_subprocess_exec(*command, *given, env=here.node.environment())
     try:
         code = await within(process.wait())

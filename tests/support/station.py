@@ -149,30 +149,39 @@ async def a_station(folder: Path, model: ScriptedModel, node: Node, url: str = "
 
 
 class Dying(Engine):
-    """An engine whose program is killed right before its nth write of an attempt."""
+    """An engine whose program is killed right before its nth write of an attempt, or -n: right after it."""
 
-    writes_left: int
+    dies_at: int
+    writes: int
 
     async def record(self, *given: Any, **more: Any) -> Standing:
-        self._count()
-        return await super().record(*given, **more)
+        self._before()
+        standing = await super().record(*given, **more)
+        self._after()
+        return standing
 
     async def finish(self, *given: Any, **more: Any) -> Task:
-        self._count()
-        return await super().finish(*given, **more)
+        self._before()
+        task = await super().finish(*given, **more)
+        self._after()
+        return task
 
-    def _count(self) -> None:
-        self.writes_left -= 1
-        if self.writes_left == 0:
+    def _before(self) -> None:
+        self.writes += 1
+        if self.writes == self.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _after(self) -> None:
+        if -self.writes == self.dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def alone(engine_file: str, task_id: str, number: str, owner: str, writes: str = "0") -> None:
-    """A worker that runs one attempt; it is killed before that write, if it comes to it."""
+    """A worker that runs one attempt; it is killed at that write, if it comes to it (`Dying`)."""
     engine = await open_engine(Path(engine_file))
     engine.__class__ = Dying
     assert isinstance(engine, Dying)
-    engine.writes_left = int(writes)
+    engine.writes, engine.dies_at = 0, int(writes)
     settings = config.load()
     try:
         async with an_executor(engine, settings, owner=owner, lease_ms=LEASE_MS, may_renew=lambda: True) as executor:
