@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
 from baa.scripted import Drop, Hold, Patch, Refuse, Run, Say, ScriptedModel, when
+from tests.support import bad_http, bad_values
 from tests.support.faults import saw
 from tests.support.node import Json, Node, sandbox_works, within
 from tests.support.oracle import Oracle, deltas, flaws_of, numbered, of_turn, types
@@ -240,6 +243,31 @@ async def test_a_key_makes_one_turn_however_often_it_is_sent(house: House) -> No
     other = await node.post("/v1/codexd/turn", body | {"prompt": "plain"}, key=key)
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
     assert other.json()["error"]["details"] == {"turnId": turn_id}
+
+
+@pytest.mark.parametrize("sent", ["half of it", "all of it"])
+async def test_a_client_that_was_cut_off_asks_again_with_its_key_and_there_is_one_turn(house: House, sent: str) -> None:
+    node, _ = house
+    start, session_id, key = await node.head(), await node.session(), f"key-{uuid4()}"
+    body = {"sessionId": session_id, "prompt": "again"}
+    case = bad_values.post("turn", b"/v1/codexd/turn", json.dumps(body, separators=(",", ":")).encode(), ())
+    raw = bad_http.filled(
+        case.raw.replace(b"{json}", f"{{json}}Idempotency-Key: {key}\r\n".encode()), node.address, node.token()
+    )
+    reader, writer = await asyncio.open_connection(urlsplit(node.address).hostname, urlsplit(node.address).port)
+    writer.write(raw if sent == "all of it" else raw[:-10])
+    await writer.drain()
+    if sent == "all of it":  # its answer is on the way, and nobody takes it
+        await within(reader.read(1))
+    writer.transport.abort()
+    async with asyncio.TaskGroup() as group:
+        posts = [group.create_task(node.post("/v1/codexd/turn", body, key=key), name=f"post {n}") for n in range(50)]
+    answers = [post.result() for post in posts]
+    assert {answer.status_code for answer in answers} == {202}
+    (turn_id,) = {answer.json()["data"]["turn"]["turnId"] for answer in answers}
+    assert (await node.end_of_turn(turn_id))["status"] == "completed"
+    queued = [event["type"] for event in await node.events(start)].count("turn.queued")
+    saw("F76", queued == 1, f"a client was cut off when it had sent {sent}, and 50 asked again with its key")
 
 
 async def test_a_turn_needs_a_session(house: House) -> None:

@@ -19,8 +19,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from baa.scripted import Hold, Say, ScriptedModel, when
+from tests.support.faults import saw
 from tests.support.keeper_client import alive
-from tests.support.node import PATIENCE_SECONDS, Json, Node, within
+from tests.support.node import PATIENCE_SECONDS, Json, Node, moment, within
 from tests.support.oracle import deltas, numbered
 from tests.support.programs import Program
 
@@ -357,6 +358,34 @@ async def test_an_answer_that_codexd_died_under_is_none_at_all(house: House) -> 
     await node.start()
     model.release("held")
     assert (await node.end_of_turn(turn_id))["status"] == "completed"
+
+
+async def test_a_turn_that_is_asked_for_again_while_codexd_restarts_is_one(house: House) -> None:
+    """Codexd is killed while the turn is asked for, and its caller asks again with the same key until it is told."""
+    node, client = house.node, through(house)
+    body, key = {"sessionId": await node.session(), "prompt": "plain"}, "the same"
+    statuses: list[int] = []
+
+    async def ask() -> str:
+        while True:
+            answer = await client.post("/v1/codexd/turn", body, key=key)
+            statuses.append(answer.status_code)
+            if answer.status_code == 202:
+                turn_id: str = answer.json()["data"]["turn"]["turnId"]
+                return turn_id
+            assert answer.status_code == 503, answer.text
+            await moment(0.02)
+
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as tasks:
+        first = [tasks.create_task(ask(), name=f"caller {number}") for number in range(4)]
+        await node.kill()
+        assert (await client.post("/v1/codexd/turn", body, key=key)).status_code == 503
+        await node.start()
+    (turn_id,) = {task.result() for task in first}
+    assert await ask() == turn_id
+    assert (await node.end_of_turn(turn_id))["status"] == "completed"
+    queued = [event for event in await node.events(types="turn.queued") if not event["payload"].get("requeued")]
+    saw("F77", len(queued) == 1, f"codexd was killed and started while a turn was asked for {len(statuses)} times")
 
 
 async def test_a_caller_that_leaves_frees_codexds_side(house: House) -> None:

@@ -329,6 +329,11 @@ CATALOGUE: Final = (
         ),
     ),
     Row(
+        "F71",
+        "a crowd of connections, silent, half, of streams, and reset at once",
+        (f"{F}test_crowds.py::test_a_crowd_is_served_up_to_the_limit_and_leaves_nothing",),
+    ),
+    Row(
         "F72",
         "a peer is gone, with a reset or without a word",
         (
@@ -344,6 +349,26 @@ CATALOGUE: Final = (
             f"{C}test_slow.py::test_a_half_request_is_told_that_it_was_too_slow",
             f"{C}test_slow.py::test_a_later_request_has_no_more_time_than_the_first",
         ),
+    ),
+    Row(
+        "F74",
+        "a crowd of readers replays the log at once",
+        (f"{F}test_crowds.py::test_readers_of_the_whole_log_get_it_alike_and_hold_up_nobody",),
+    ),
+    Row(
+        "F75",
+        "readers begin anywhere in the log while it is written",
+        (f"{F}test_crowds.py::test_wherever_a_reader_begins_it_goes_over_to_what_comes_without_a_gap",),
+    ),
+    Row(
+        "F76",
+        "a client is cut off while it asks, and asks again with its key",
+        (f"{C}test_codexd_turns.py::test_a_client_that_was_cut_off_asks_again_with_its_key_and_there_is_one_turn",),
+    ),
+    Row(
+        "F77",
+        "codexd restarts under the conductor",
+        (f"{C}test_conductor.py::test_a_turn_that_is_asked_for_again_while_codexd_restarts_is_one",),
     ),
     Row(
         "F78",
@@ -449,4 +474,4 @@ CATALOGUE: Final = (
         ),
     ),
 )
-"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51, F55 to F63, F70, F72, F73, F78 to F90."""
+"""Every row of the dossier's, F01 to F18, F20 to F30, F40 to F51, F55 to F63, F70 to F90."""

@@ -11,7 +11,7 @@ import pytest
 from tests.fault.catalogue import CATALOGUE, Row
 
 ROOT = Path(__file__).resolve().parents[2]
-NUMBERS = (*range(1, 19), *range(20, 31), *range(40, 52), *range(55, 64), 70, 72, 73, *range(78, 91))
+NUMBERS = (*range(1, 19), *range(20, 31), *range(40, 52), *range(55, 64), *range(70, 91))
 
 
 @cache
