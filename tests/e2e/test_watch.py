@@ -126,6 +126,54 @@ async def test_the_stream_an_answer_a_steer_and_codexd_killed_meanwhile(house: H
         assert await screen.left() == 0
 
 
+async def a_choice_words_and_a_secret(house: House, screen: Screen, session_id: str) -> None:
+    node, _ = house
+    turn_id = await node.turn(session_id, "choose")
+    await screen.shows("? the work: The colour?")
+    await screen.press("a")
+    await screen.shows("1  accept", "2  decline")
+    await screen.press("1")
+    text = await screen.shows("1 of 3: The colour?", "1  Red: warm", "2  Blue: cold Evil")
+    assert r"\x1b]0;owned" in text
+    await screen.press("2", "Enter")
+    await screen.shows("2 of 3: The why?")
+    await screen.type("It is mine")
+    await screen.shows("It is mine")
+    await screen.press("Enter")
+    await screen.shows("3 of 3: The key?")
+    await screen.press(*SECRET)
+    await screen.shows("•" * len(SECRET))
+    await screen.press("Enter")
+    await screen.shows("I see.", "Codex asked: accept", "0 open questions")
+    assert SECRET not in await screen.text(history=True)
+    assert (await node.end_of_turn(turn_id))["status"] == "completed"
+    told = json.loads(house.reports("choose"))["answers"]
+    said = {"colour": "Blue", "why": "It is mine", "key": SECRET}
+    assert told == {name: {"answers": [words]} for name, words in said.items()}
+
+
+async def a_form(house: House, screen: Screen, session_id: str) -> None:
+    node, _ = house
+    turn_id = await node.turn(session_id, "form")
+    await screen.shows("? the work: Who are you?")
+    await screen.press("a")
+    await screen.shows("3  cancel")
+    await screen.press("1")
+    await screen.shows("1 of 2:")
+    for _ in range(2):
+        field = "Name" if "2: Name" in await screen.text() else "age"
+        await screen.press(*("Bob" if field == "Name" else "old"), "Enter")
+        if field == "age":
+            await screen.shows("A whole number.")
+            await screen.press("BSpace", "BSpace", "BSpace")
+            await screen.shows("type it")  # textual puts letters before keys that came at the same moment
+            await screen.press("3", "Enter")
+        await screen.until(lambda text: "2 of 2:" in text or "0 open" in text, "the next step")
+    await screen.shows("0 open questions")
+    assert (await node.end_of_turn(turn_id))["status"] == "completed"
+    assert 'elicited {"action": "accept", "content": {"age": 3, "name": "Bob"}}' in house.reports("form")
+
+
 async def test_a_question_a_form_and_an_edit_are_answered_by_keys(tmp_path: Path) -> None:
     features = ("default_mode_request_user_input",)
     async with (
@@ -137,47 +185,8 @@ async def test_a_question_a_form_and_an_edit_are_answered_by_keys(tmp_path: Path
         session_id = await node.session(approvalPolicy="untrusted", purpose="the work")
         async with watching(node) as screen:
             await screen.shows("the work", "1 sessions")
-            turn_id = await node.turn(session_id, "choose")
-            await screen.shows("? the work: The colour?")
-            await screen.press("a")
-            await screen.shows("1  accept", "2  decline")
-            await screen.press("1")
-            text = await screen.shows("1 of 3: The colour?", "1  Red: warm", "2  Blue: cold Evil")
-            assert r"\x1b]0;owned" in text
-            await screen.press("2", "Enter")
-            await screen.shows("2 of 3: The why?")
-            await screen.type("It is mine")
-            await screen.shows("It is mine")
-            await screen.press("Enter")
-            await screen.shows("3 of 3: The key?")
-            await screen.press(*SECRET)
-            await screen.shows("•" * len(SECRET))
-            await screen.press("Enter")
-            await screen.shows("I see.", "Codex asked: accept", "0 open questions")
-            assert SECRET not in await screen.text(history=True)
-            assert (await node.end_of_turn(turn_id))["status"] == "completed"
-            told = json.loads(house.reports("choose"))["answers"]
-            said = {"colour": "Blue", "why": "It is mine", "key": SECRET}
-            assert told == {name: {"answers": [words]} for name, words in said.items()}
-
-            turn_id = await node.turn(session_id, "form")
-            await screen.shows("? the work: Who are you?")
-            await screen.press("a")
-            await screen.shows("3  cancel")
-            await screen.press("1")
-            await screen.shows("1 of 2:")
-            for _ in range(2):
-                field = "Name" if "2: Name" in await screen.text() else "age"
-                await screen.press(*("Bob" if field == "Name" else "old"), "Enter")
-                if field == "age":
-                    await screen.shows("A whole number.")
-                    await screen.press("BSpace", "BSpace", "BSpace")
-                    await screen.shows("type it")  # textual puts letters before keys that came at the same moment
-                    await screen.press("3", "Enter")
-                await screen.until(lambda text: "2 of 2:" in text or "0 open" in text, "the next step")
-            await screen.shows("0 open questions")
-            assert (await node.end_of_turn(turn_id))["status"] == "completed"
-            assert 'elicited {"action": "accept", "content": {"age": 3, "name": "Bob"}}' in house.reports("form")
+            await a_choice_words_and_a_secret(house, screen, session_id)
+            await a_form(house, screen, session_id)
 
             turn_id = await node.turn(session_id, "elsewhere")
             asked = await question(node, session_id, 3)

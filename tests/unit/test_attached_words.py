@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from baa.api.interactions import AnswerInteraction, InteractionKind, Scope
 from baa.codexd.appserver import attached as dialect
-from baa.codexd.appserver import lines
+from baa.codexd.appserver import attached_told, lines
 from baa.codexd.appserver.attached_answers import answer_of
 from baa.codexd.appserver.methods import ALLOWED, OWN
 from baa.codexd.machines.interaction import Question
@@ -73,12 +73,12 @@ def test_an_answer_is_one_of_ours_and_what_is_no_yes_is_a_no(kind: str, result: 
 
 @pytest.mark.parametrize("kind", list(InteractionKind))
 def test_each_kind_of_question_is_asked_in_codexs_words_under_our_id(kind: InteractionKind) -> None:
-    told = json.loads(dialect.question(question(kind)))
+    told = json.loads(attached_told.question(question(kind)))
     assert (told["id"], told["params"]) == ("int_a", {"threadId": "thread"})
     assert say({"id": "int_a", "result": {"decision": "accept"}}) == dialect.Answered(
         "int_a", Raw(b'{"decision": "accept"}')
     )
-    over = json.loads(dialect.no_more(question(kind)))
+    over = json.loads(attached_told.no_more(question(kind)))
     assert over["params"] == {"threadId": "thread", "requestId": "int_a"}
 
 
@@ -119,10 +119,10 @@ def test_notes_need_no_doing(message: Any) -> None:
 def test_what_is_waived_looks_like_a_turn_that_failed_unless_one_runs() -> None:
     meant = say({"id": 3, "method": "thread/shellCommand", "params": {"threadId": "t"}})
     assert isinstance(meant, dialect.Waived)
-    done, started, ended = map(json.loads, dialect.waived(meant, idle=True))
+    done, started, ended = map(json.loads, attached_told.waived(meant, idle=True))
     assert done["id"] == 3
     assert (started["method"], ended["params"]["turn"]["status"]) == ("turn/started", "failed")
-    done, warning = map(json.loads, dialect.waived(meant, idle=False))
+    done, warning = map(json.loads, attached_told.waived(meant, idle=False))
     assert (done["id"], warning["method"]) == (3, "warning")
 
 
@@ -178,7 +178,7 @@ def test_a_name_is_passed_on_and_one_that_would_act_on_a_terminal_is_not() -> No
 
 def test_a_review_that_is_not_begun_has_the_answer_that_the_ui_can_read() -> None:
     meant = say({"id": 3, "method": "review/start", "params": {"threadId": "t", "target": {}}})
-    done, _, ended = map(json.loads, dialect.waived(meant, idle=True))
+    done, _, ended = map(json.loads, attached_told.waived(meant, idle=True))
     assert (done["result"]["reviewThreadId"], done["result"]["turn"]["id"]) == ("t", ended["params"]["turn"]["id"])
     assert "in words" in ended["params"]["turn"]["error"]["message"]
 
@@ -186,12 +186,12 @@ def test_a_review_that_is_not_begun_has_the_answer_that_the_ui_can_read() -> Non
 def test_a_turn_that_shortens_the_history_is_asked_for_with_nothing_but_its_thread() -> None:
     given = {"threadId": "t", "model": "big", "prompt": "mine"}
     assert say({"id": 3, "method": "thread/compact/start", "params": given}) == dialect.Compact(3, "t")
-    refused = json.loads(dialect.unsteerable(4))
+    refused = json.loads(attached_told.unsteerable(4))
     assert (refused["id"], refused["error"]["message"]) == (4, "cannot steer a compact turn")
     assert refused["error"]["data"]["codexErrorInfo"] == {"activeTurnNotSteerable": {"turnKind": "compact"}}
 
 
 def test_a_message_of_the_users_keeps_the_name_that_the_ui_gave_it() -> None:
     line = b'{"method":"item/started","params":{"item":{"clientId":"trn_a","type":"userMessage"}}}'
-    assert b'"clientId":"its \\"own\\""' in dialect.renamed(line, {"trn_a": 'its "own"'})
-    assert dialect.renamed(line, {"trn_b": "x"}) == line
+    assert b'"clientId":"its \\"own\\""' in attached_told.renamed(line, {"trn_a": 'its "own"'})
+    assert attached_told.renamed(line, {"trn_b": "x"}) == line

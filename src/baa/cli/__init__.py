@@ -124,10 +124,11 @@ def attach_terminal(session: str, /, *, config: File = None, json: Json = False)
     or anywhere else. When codexd is restarted, the UI comes back by itself.
 
     What works: turns, more input while one runs, interrupting, questions, /model (for what is typed here), /compact (a
-    turn of its own, while no other runs), /rename, /init, /skills, /ps, /stop, /status. What does not, and says so:
-    /fork (baa session fork), /new and /clear (baa run), /review (ask for it in words), !commands, /plan, /permissions,
-    /goal, /side, /mcp, /archive, /delete, /feedback, /logout, and whatever would change Codex's configuration. /resume
-    finds no other session.
+    turn of its own, while no other runs), /rename (the name that Codex's terminals show of it; `baa` shows its
+    purpose), /init, /skills, /ps, /stop, /status. What does not, and is told with what to do instead: /fork, /new,
+    /clear, /review, !commands; with the reason: /plan, /permissions. Of these the UI only says that they failed: /goal,
+    /side, /mcp, /archive, /delete, /feedback, /logout. Nothing changes Codex's configuration, and /resume finds no
+    other session.
 
     Example: `baa attach ses_01hzy3v9q8f2k4m6n7p0r5t1wx`
 

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from baa.api.events import TURN_ENDS
 from baa.codexd import reading
 from baa.codexd.appserver import attached as dialect
+from baa.codexd.appserver import attached_told
 from baa.codexd.appserver.attached import RequestId
 from baa.codexd.appserver.jsonrpc import Envelope
 from baa.codexd.eventlog import Transaction
@@ -74,9 +75,9 @@ class Terminal:
         """These are the open questions now: it is told of those that are new, and of those that are over."""
         now = {question.interaction_id: question for question in questions}
         for gone in [question for known, question in self.questions.items() if known not in now]:
-            self.tell(dialect.no_more(gone))
+            self.tell(attached_told.no_more(gone))
         for new in [question for known, question in now.items() if known not in self.questions]:
-            self.tell(dialect.question(new))
+            self.tell(attached_told.question(new))
         self.questions = now
 
 
@@ -148,13 +149,13 @@ class Attached:
         if message.method is UNSET:
             self._answered(message, transaction)
         elif message.id is UNSET:
-            method, thread_id = dialect.told(message)
+            method, thread_id = attached_told.told(message)
             for terminal in self.terminals:
-                if method in terminal.unwanted or method == dialect.OURS_TO_TELL or not terminal.resumed:
+                if method in terminal.unwanted or method == attached_told.OURS_TO_TELL or not terminal.resumed:
                     continue
                 session = self._sessions.get(terminal.session_id)
                 of_thread = session is not None and thread_id is not None and session.thread_id == thread_id
-                if of_thread or (thread_id is None and method in dialect.ABOUT_ACCOUNT):
+                if of_thread or (thread_id is None and method in attached_told.ABOUT_ACCOUNT):
                     transaction.done.append(_telling(terminal, line))
 
     def _answered(self, message: Envelope, transaction: Transaction) -> None:
@@ -168,7 +169,7 @@ class Attached:
             why = f"Codex does not do it: {message.error.get('message', 'it does not say why')}"
             transaction.done.append(self._refusing(asked, why))
             return
-        answer = dialect.passed_on(asked.request_id, message)
+        answer = attached_told.passed_on(asked.request_id, message)
         transaction.done.append(lambda _: terminal.tell(answer))
         if asked.resumes and message.error is UNSET:
             session = self._sessions.get(terminal.session_id)
@@ -189,7 +190,7 @@ class Attached:
         except apsw.Error:
             return  # it is shown once it is whole
         for item_id, text in said:
-            terminal.tell(dialect.grown(session.thread_id, turn.codex_turn_id, item_id, text))
+            terminal.tell(attached_told.grown(session.thread_id, turn.codex_turn_id, item_id, text))
 
     def stepped(self, before: Session, step: Step, transaction: Transaction) -> None:
         """A session changed."""
@@ -207,14 +208,14 @@ class Attached:
 
     def _refusing(self, asked: _Asked, why: str) -> Callable[[int], None]:
         if asked.bears is None:
-            return _telling(asked.terminal, dialect.refused(asked.request_id, why))
+            return _telling(asked.terminal, attached_told.refused(asked.request_id, why))
         waived = replace(asked.bears, why=why)
         return lambda _: self.waive(asked.terminal, waived)
 
     def waive(self, terminal: Terminal, what: dialect.Waived) -> None:
         """Tell a terminal that this is not done, and why, in a way that it bears."""
         session = self._sessions.get(terminal.session_id)
-        for line in dialect.waived(what, idle=session is None or session.running is None):
+        for line in attached_told.waived(what, idle=session is None or session.running is None):
             terminal.tell(line)
 
     def child_died(self) -> None:
@@ -224,7 +225,7 @@ class Attached:
 
 
 def _telling(terminal: Terminal, line: bytes) -> Callable[[int], None]:
-    return lambda _: terminal.tell(dialect.renamed(line, terminal.names))
+    return lambda _: terminal.tell(attached_told.renamed(line, terminal.names))
 
 
 def _asking(terminal: Terminal, questions: tuple[Question, ...]) -> Callable[[int], None]:

@@ -30,7 +30,7 @@ from baa.api.errors import BaaError, CannotStart, Code, PeerFailed, Rejected, Un
 from baa.api.sessions import OnBusy, Origin, SessionSettings, StartTurn, TurnRequest
 from baa.clock import Clock, rfc3339
 from baa.codexd.appserver import attached as dialect
-from baa.codexd.appserver import attached_answers, jsonrpc
+from baa.codexd.appserver import attached_answers, attached_told, jsonrpc
 from baa.codexd.appserver.jsonrpc import Unreadable
 from baa.codexd.appserver.lines import Line
 from baa.codexd.attached import Terminal
@@ -202,8 +202,8 @@ class Attaching:
                     if waived is not None:
                         self._loop.attached.waive(terminal, waived)
                         return
-                    code = dialect.OVERLOADED if error.code is Code.OVERLOADED else dialect.INVALID
-                    terminal.tell(dialect.refused(meant.request_id, error.message, code))
+                    code = attached_told.OVERLOADED if error.code is Code.OVERLOADED else dialect.INVALID
+                    terminal.tell(attached_told.refused(meant.request_id, error.message, code))
 
     async def _asked(self, terminal: Terminal, meant: dialect.Meant) -> None:
         session = self._session(terminal)
@@ -211,9 +211,9 @@ class Attaching:
             case dialect.Greeting():
                 terminal.unwanted = meant.unwanted
                 version = self._loop.codex_version
-                terminal.tell(dialect.greeted(meant, version=version, codex_home=self._codex_home))
+                terminal.tell(attached_told.greeted(meant, version=version, codex_home=self._codex_home))
             case dialect.Loaded():
-                terminal.tell(dialect.loaded(meant, session.thread_id or ""))
+                terminal.tell(attached_told.loaded(meant, session.thread_id or ""))
             case dialect.Skills():
                 await self._look(terminal, meant, session)
             case dialect.Look():
@@ -227,7 +227,7 @@ class Attaching:
             case dialect.Compact():
                 await self._compact(terminal, meant, session)
             case dialect.Steer() if session.running is not None and session.running.request.compact:
-                terminal.tell(dialect.unsteerable(meant.request_id))
+                terminal.tell(attached_told.unsteerable(meant.request_id))
             case dialect.Steer():
                 self._must_be_its(session, meant.thread_id)
                 steer_id = ids.new_id("str", self._clock.utc_ms())
@@ -313,7 +313,7 @@ class Attaching:
         if told.steered:
             self._loop.attached.expect_no_turn(turn_id)
             codex_turn_id = None if running is None else running.codex_turn_id
-            terminal.tell(jsonrpc.answer(meant.request_id, dialect.running(codex_turn_id or told.turn_id)))
+            terminal.tell(jsonrpc.answer(meant.request_id, attached_told.running(codex_turn_id or told.turn_id)))
 
     async def _compact(self, terminal: Terminal, meant: dialect.Compact, session: Session) -> None:
         """The history is shortened in a turn like any other, and only while none has not ended."""

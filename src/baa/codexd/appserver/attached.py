@@ -1,4 +1,4 @@
-"""Codex's own terminal UI as a client of codexd: what it may ask, in Codex's words, and what it is told.
+"""Codex's own terminal UI as a client of codexd: what it may ask, in Codex's words. What it is told: attached_told.py.
 
 Nothing that the UI sent goes to the child as it came: a request is read into one of the shapes below, or refused. What
 only looks is passed on with the parameters named here; all else codexd decides and writes by itself.
@@ -6,8 +6,6 @@ only looks is passed on with the parameters named here; all else codexd decides 
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,10 +16,7 @@ from baa.api.sessions import ApprovalPolicy, InputPart, LocalImage, Sandbox, Tex
 from baa.codexd.appserver import attached_messages as asked_for
 from baa.codexd.appserver import jsonrpc
 from baa.codexd.appserver import messages as m
-from baa.codexd.appserver.jsonrpc import Envelope
 from baa.codexd.appserver.lines import COMPACT, Line
-from baa.codexd.appserver.translate import QUESTIONS
-from baa.codexd.machines.interaction import Question
 
 RequestId = str | int
 
@@ -81,17 +76,7 @@ RENAME: Final = "thread/name/set"
 NAME_MAX: Final = 200
 """Characters of a thread's name. It comes to other terminals too, so nothing in it may act there."""
 
-ABOUT_ACCOUNT: Final = frozenset({"account/rateLimits/updated"})
-"""Notifications of no thread that every UI is told."""
-
-OURS_TO_TELL: Final = "serverRequest/resolved"
-"""A notification that codexd tells of its own questions, by its own ids."""
-
-UNSTEERABLE: Final = "cannot steer a compact turn"
-"""Codex's words. The UI keeps what was typed until the turn has ended, if it hears why."""
-
 INVALID: Final = -32600
-OVERLOADED: Final = -32001
 
 
 # --- what a message of the UI means
@@ -217,9 +202,9 @@ def meant(data: bytes, session_id: str) -> Meant | jsonrpc.Unreadable:
     try:
         return _asked(message.id, message.method, message.params, session_id)
     except msgspec.DecodeError as error:
-        return Ready(refused(message.id, f"codexd cannot read this {message.method}: {error}"))
+        return Ready(jsonrpc.refusal(message.id, INVALID, f"codexd cannot read this {message.method}: {error}"))
     except _Refusal as no:
-        return Ready(refused(message.id, str(no)))
+        return Ready(jsonrpc.refusal(message.id, INVALID, str(no)))
 
 
 def _asked(request_id: RequestId, method: str, params: Raw | UnsetType, session_id: str) -> Meant:
@@ -365,6 +350,17 @@ _READERS: Final[dict[str, Callable[[RequestId, Raw], Meant]]] = {
 }
 
 
+def borne(asked: Meant, why: str = "") -> Waived | None:
+    """What is told instead of a refusal of this, where the UI would end of one."""
+    match asked:
+        case Compact(request_id, thread_id):
+            return Waived(request_id, thread_id, why, awaits=True)
+        case Look(request_id, _, _, thread_id, renames=True):
+            return Waived(request_id, thread_id, why, awaits=False)
+        case _:
+            return None
+
+
 # --- what the child is asked for it
 
 
@@ -381,116 +377,3 @@ def skills(number: int, key: str, cwd: str) -> Line:
 def _line(number: int, key: str, method: str, params: dict[str, Any]) -> Line:
     request_id = f"{key}:look:{number}"
     return Line(request_id, jsonrpc.request(request_id, method, params))
-
-
-# --- what the UI is told
-
-
-def greeted(asked: Greeting, *, version: str, codex_home: str) -> bytes:
-    """The answer to the handshake, in the name of the child that codexd made it with."""
-    system = "macos" if sys.platform == "darwin" else "linux"
-    result = {
-        "userAgent": f"baa/{version} ({platform.system()} {platform.release()}; {platform.machine()})",
-        "codexHome": codex_home,
-        "platformFamily": "unix",
-        "platformOs": system,
-    }
-    return jsonrpc.answer(asked.request_id, result)
-
-
-def waived(asked: Waived, *, idle: bool) -> list[bytes]:
-    """What is told of what is not done. Where the UI waits for a turn of it, it has one: it fails at once.
-
-    `idle`: no turn runs, so that this one is taken for no other.
-    """
-    params: list[tuple[str, dict[str, Any]]] = [("warning", {"message": asked.why})]
-    turn = {"id": f"waived-{asked.request_id}", "items": [], "itemsView": "notLoaded", "status": m.RUNNING}
-    result = {"turn": {**turn, "error": None}, "reviewThreadId": asked.thread_id} if asked.awaits else {}
-    if asked.awaits and idle:
-        error = {"message": asked.why, "codexErrorInfo": None, "additionalDetails": None}
-        params = [
-            ("turn/started", {"turn": {**turn, "error": None}}),
-            ("turn/completed", {"turn": {**turn, "status": "failed", "error": error}}),
-        ]
-    notes = ({"method": method, "params": {"threadId": asked.thread_id, **more}} for method, more in params)
-    return [jsonrpc.answer(asked.request_id, result), *map(msgspec.json.encode, notes)]
-
-
-def borne(asked: Meant, why: str = "") -> Waived | None:
-    """What is told instead of a refusal of this, where the UI would end of one."""
-    match asked:
-        case Compact(request_id, thread_id):
-            return Waived(request_id, thread_id, why, awaits=True)
-        case Look(request_id, _, _, thread_id, renames=True):
-            return Waived(request_id, thread_id, why, awaits=False)
-        case _:
-            return None
-
-
-def loaded(asked: Loaded, thread_id: str) -> bytes:
-    """The answer to which threads are loaded."""
-    return jsonrpc.answer(asked.request_id, {"data": [thread_id], "nextCursor": None})
-
-
-def running(codex_turn_id: str) -> dict[str, Any]:
-    """The answer to a `turn/start` that an earlier turn took as more input, as Codex itself gives it."""
-    return {"turn": {"id": codex_turn_id, "items": [], "status": m.RUNNING, "error": None}}
-
-
-def refused(request_id: RequestId, why: str, code: int = INVALID) -> bytes:
-    """No."""
-    return jsonrpc.refusal(request_id, code, why)
-
-
-def unsteerable(request_id: RequestId) -> bytes:
-    """No more input for a turn that shortens the history, as Codex itself says it."""
-    info = {"activeTurnNotSteerable": {"turnKind": "compact"}}
-    data = {"message": UNSTEERABLE, "codexErrorInfo": info, "additionalDetails": None}
-    return msgspec.json.encode({"id": request_id, "error": {"code": INVALID, "message": UNSTEERABLE, "data": data}})
-
-
-def passed_on(request_id: RequestId, answer: Envelope) -> bytes:
-    """An answer of the child's, under the id that the UI knows."""
-    if answer.error is not UNSET:
-        return msgspec.json.encode({"id": request_id, "error": answer.error})
-    result = answer.result if answer.result is not UNSET else Raw(b"null")
-    return msgspec.json.encode({"id": request_id, "result": result})
-
-
-def renamed(line: bytes, names: dict[str, str]) -> bytes:
-    """A notification in which the user's own messages have the ids that the UI gave them."""
-    if b'"clientId":"' not in line:
-        return line
-    for ours, its in names.items():
-        line = line.replace(b'"clientId":"%b"' % ours.encode(), b'"clientId":%b' % msgspec.json.encode(its))
-    return line
-
-
-_METHOD_OF: Final = {kind: method for method, kind in QUESTIONS.items()}
-
-
-def question(asked: Question) -> bytes:
-    """A question of Codex's, under the id that it has with codexd."""
-    return jsonrpc.request(asked.interaction_id, _METHOD_OF[asked.kind], asked.request)
-
-
-def no_more(asked: Question) -> bytes:
-    """Nobody waits for the answer to this question any more."""
-    thread_id = msgspec.json.decode(asked.request, type=m.About).thread_id
-    params = {"threadId": thread_id, "requestId": asked.interaction_id}
-    return msgspec.json.encode({"method": OURS_TO_TELL, "params": params})
-
-
-def grown(thread_id: str, codex_turn_id: str, item_id: str, text: str) -> bytes:
-    """What a message said before the UI came, as if it were said now."""
-    params = {"threadId": thread_id, "turnId": codex_turn_id, "itemId": item_id, "delta": text}
-    return msgspec.json.encode({"method": "item/agentMessage/delta", "params": params})
-
-
-def told(message: Envelope) -> tuple[str | None, str | None]:
-    """The method and the thread of a notification of the child's."""
-    method = None if message.method is UNSET else message.method
-    try:
-        return method, msgspec.json.decode(message.params, type=m.About).thread_id if message.params else None
-    except msgspec.DecodeError:
-        return method, None
