@@ -62,13 +62,13 @@ class Address(Struct, frozen=True):
 
 
 class Ceiling(Struct, frozen=True, forbid_unknown_fields=True):
-    """The most that a request may ask for. `roots`: the folders in which work may be done.
+    """The most that a request may ask for: of `approval` and `models` the first is the default.
 
-    `approval` and `models`: what may be asked for, the first one being what is taken where nothing is asked for (of
-    `approval`, `never` where that is among them). No model named: any. The network of a sandbox is off, always.
+    (Of `approval`, `never` where that is among them.) No model: any. `network`: in the sandbox `workspace-write`.
     """
 
     sandbox: Sandbox = Sandbox.WORKSPACE_WRITE
+    network: bool = False
     roots: tuple[str, ...] = ("~",)
     approval: Annotated[tuple[ApprovalPolicy, ...], Meta(min_length=1)] = tuple(ApprovalPolicy)
     models: tuple[str, ...] = ()

@@ -458,7 +458,7 @@ CATALOGUE: Final = (
         "F89",
         "more is asked for than the ceiling, or than there is",
         (
-            f"{U}test_policy.py::test_a_request_gets_the_power_that_it_asks_for_up_to_the_ceiling",
+            f"{U}test_ceiling.py::test_a_request_gets_the_power_that_it_asks_for_up_to_the_ceiling",
             f"{C}test_codexd_turns.py::test_a_session_keeps_under_the_ceiling",
         ),
     ),

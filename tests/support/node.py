@@ -6,6 +6,7 @@ Nothing here looks into codexd: a node is started, asked over HTTP, and killed, 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import signal
@@ -118,8 +119,15 @@ class Node:
 
     def lower_ceiling(self, sandbox: str) -> None:
         """For the next codexd: this is the most that may be asked for."""
-        roots = ", ".join(f'"{root}"' for root in self._roots)
-        (self.folder / "baa.toml").write_text(f'[ceiling]\nsandbox = "{sandbox}"\nroots = [{roots}]\n')
+        self._ceiling = sandbox
+        self.ceil()
+
+    def ceil(self, **more: object) -> None:
+        """For the next codexd: these keys of the ceiling too, of which JSON is TOML."""
+        roots = [str(root) for root in self._roots]
+        said = {"sandbox": self._ceiling, "roots": roots, **more}
+        lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())
+        (self.folder / "baa.toml").write_text(f"[ceiling]\n{lines}")
 
     def allow(self, *roots: Path) -> None:
         """Before it is entered: work may be done in these folders too."""

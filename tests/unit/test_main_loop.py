@@ -21,6 +21,7 @@ from baa.codexd.appserver.translate import DECLINED, HandshakeFailed
 from baa.codexd.commands import Commands, TurnAnswer
 from baa.codexd.eventlog import EventLog
 from baa.codexd.machines.child import Child, ChildChange
+from baa.codexd.machines.inputs import HandTurn
 from baa.codexd.main_loop import INBOX_MAX, MainLoop
 from tests.support.bench import WAIT_S, Bench, answer, bench, of_turn
 from tests.support.script import SETTINGS, stop
@@ -203,10 +204,11 @@ async def test_a_thread_is_opened_only_where_work_may_still_be_done(codexd: Benc
     """Each turn that waited for it ends, one after the other, and nothing is sent."""
     looked = []
 
-    def no_more(settings: SessionSettings) -> None:
+    def no_more(settings: SessionSettings) -> SessionSettings:
         looked.append(settings.cwd)
         if len(looked) <= 3:
             raise Rejected(Code.POLICY_CEILING, "`cwd` is another folder than when the session was registered.")
+        return settings
 
     codexd.loop.may_open = no_more
     sent, head = len(codexd.sent()), codexd.log.head
@@ -221,6 +223,30 @@ async def test_a_thread_is_opened_only_where_work_may_still_be_done(codexd: Benc
     assert [event.facts["reason"] for event in failed] == ["thread_refused"] * 3
     assert looked == [SETTINGS.cwd] * 4
     assert [line["method"] for line in codexd.sent()[sent:]] == ["thread/start"]
+
+
+async def test_a_turn_is_handed_over_only_as_it_is_still_allowed(codexd: Bench) -> None:
+    """The ceiling may have been lowered while it waited: Codex never sees one that is above it."""
+
+    def lowered(hand: HandTurn) -> HandTurn:
+        if hand.request.prompt == "above":
+            raise Rejected(Code.POLICY_CEILING, "No more than that.")
+        return msgspec.structs.replace(hand, model="allowed")
+
+    codexd.loop.may_hand = lowered
+    async with asyncio.TaskGroup() as tasks:
+        for name, prompt in (("trn_a", "above"), ("trn_b", "below")):
+            begun = codexd.commands.start_turn("ses_a", name, TurnRequest(prompt=prompt), on_busy=OnBusy.ENQUEUE)
+            tasks.create_task(begun, name=name)
+            await codexd.loop.change(lambda _: None)
+        await codexd.says(answer("ses_a:open:4", thread={"id": "thread"}))
+    while not any(line["method"] == "turn/start" for line in codexd.sent()):
+        await codexd.log.wait_past(codexd.log.head)
+    (line,) = (line for line in codexd.sent() if line["method"] == "turn/start")
+    assert (line["params"]["clientUserMessageId"], line["params"]["model"]) == ("trn_b", "allowed")
+    (failed,) = (event for event in codexd.events() if event.type == "turn.failed")
+    assert (failed.turn_id, failed.facts["reason"]) == ("trn_a", "policy_ceiling")
+    assert failed.facts["error"] == {"message": "No more than that."}
 
 
 # --- idempotency

@@ -1,4 +1,4 @@
-"""What a request may ask for: in which folders work may be done, and how much power an agent may have."""
+"""What a request may ask for: in which folders work may be done, and what may be given along."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -27,29 +26,8 @@ from baa.api.sessions import (
     TextInput,
 )
 from baa.codexd.policy import Policy
-from baa.config import Ceiling
 from tests.support.faults import saw
-
-
-class Home:
-    """A home folder with a root in it, our state in that, and things beside."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "user"
-        self.state = self.path / ".local" / "share" / "baa"
-        self.project = self.path / "work" / "project"
-        self.beside = folder / "adam"
-        for made in (self.state / "state", self.project, self.beside, self.path / ".ssh", self.path / "a.b" / "..c"):
-            made.mkdir(parents=True)
-        (self.path / "file").touch()
-        os.mkfifo(self.path / "fifo")
-        with suppress(OSError):  # macOS has no such names
-            os.mkdir(os.fsencode(self.path) + b"/bad\xff")
-            (self.path / "odd").symlink_to(os.fsdecode(b"bad\xff"))
-        for name, target in (("out", self.beside), ("in", self.project), ("hidden", self.path / ".ssh"),
-                             ("dangling", folder / "nowhere"), ("loop", self.path / "loop")):  # fmt: skip
-            (self.path / name).symlink_to(target)
-        self.policy = Policy(sandbox=Sandbox.WORKSPACE_WRITE, roots=(self.path,), private=(self.state,))
+from tests.support.home import Home
 
 
 @pytest.fixture
@@ -271,105 +249,6 @@ def test_input_that_cannot_be_is_refused(
 
 # --- the ceiling
 
-POWERS = list(Sandbox)
-
-
-@pytest.mark.parametrize("ceiling", POWERS)
-@pytest.mark.parametrize("asked", POWERS)
-def test_a_request_gets_the_power_that_it_asks_for_up_to_the_ceiling(
-    home: Home, ceiling: Sandbox, asked: Sandbox
-) -> None:
-    policy = Policy(sandbox=ceiling, roots=(home.path,), private=())
-    request = CreateSession(cwd=str(home.project), sandbox=asked)
-
-    if POWERS.index(asked) <= POWERS.index(ceiling):
-        assert policy.settings(request, request.cwd or "").sandbox is asked
-    else:
-        with pytest.raises(Rejected) as caught:
-            policy.settings(request, request.cwd or "")
-        assert (caught.value.code, caught.value.details) == (
-            Code.POLICY_CEILING,
-            {"field": "sandbox", "ceiling": ceiling.value},
-        )
-        saw("F89", caught.value.status == 403, "more power than the ceiling was asked for")
-
-
-@pytest.mark.parametrize(
-    ("ceiling", "given"),
-    [
-        (Sandbox.READ_ONLY, Sandbox.READ_ONLY),
-        (Sandbox.WORKSPACE_WRITE, Sandbox.WORKSPACE_WRITE),
-        (Sandbox.DANGER_FULL_ACCESS, Sandbox.WORKSPACE_WRITE),
-    ],
-)
-def test_full_access_is_never_a_default(home: Home, ceiling: Sandbox, given: Sandbox) -> None:
-    policy = Policy(sandbox=ceiling, roots=(home.path,), private=())
-
-    assert policy.settings(CreateSession(), str(home.project)) == SessionSettings(
-        cwd=str(home.project), sandbox=given, approval_policy=ApprovalPolicy.NEVER
-    )
-
-
-POLICIES = list(ApprovalPolicy)
-
-
-def _narrow(home: Home) -> Policy:
-    return Policy(
-        sandbox=Sandbox.WORKSPACE_WRITE,
-        roots=(home.path,),
-        private=(),
-        approval=(ApprovalPolicy.UNTRUSTED, ApprovalPolicy.ON_REQUEST),
-        models=("small", "large"),
-    )
-
-
-@pytest.mark.parametrize("asked", [None, *POLICIES])
-@pytest.mark.parametrize("model", [None, "small", "large", "other", ""])
-def test_policies_and_models_are_those_of_the_ceiling_also_for_sessions_of_before(
-    home: Home, asked: ApprovalPolicy | None, model: str | None
-) -> None:
-    policy = _narrow(home)
-    wide = Policy(sandbox=Sandbox.WORKSPACE_WRITE, roots=(home.path,), private=())
-    session = CreateSession(approval_policy=asked, model=model)
-    turn = StartTurn(session_id="ses", prompt="p", approval_policy=asked, model=model)
-    before = wide.settings(session, str(home.project))
-    above = [
-        *(["approvalPolicy"] if asked is ApprovalPolicy.NEVER else []),
-        *(["model"] if model == "other" else []),
-    ]
-
-    def refused(call: Callable[[], object], fields: list[str]) -> None:
-        if not fields:
-            call()
-            return
-        with pytest.raises(Rejected) as caught:
-            call()
-        assert (caught.value.code, caught.value.details["field"]) == (Code.POLICY_CEILING, fields[0])
-
-    refused(lambda: policy.settings(session, str(home.project)), above)
-    refused(lambda: policy.request(turn), above if model != "" else [*above, "model"])
-    old = [
-        *(["approvalPolicy"] if before.approval_policy is ApprovalPolicy.NEVER else []),
-        *(["model"] if before.model not in ("small", "large") else []),
-    ]
-    refused(lambda: policy.go_on(before), old)
-    mended = StartTurn(session_id="ses", prompt="p", approval_policy=ApprovalPolicy.UNTRUSTED, model="large")
-    policy.go_on(before, mended)
-
-
-@pytest.mark.parametrize("approval", [[], ["always"]])
-def test_a_ceiling_that_allows_no_policy_or_an_unknown_one_is_refused(approval: list[str]) -> None:
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"approval": approval}, Ceiling)
-
-
-def test_where_nothing_is_asked_for_the_ceilings_first_is_taken(home: Home) -> None:
-    narrow = _narrow(home).settings(CreateSession(), str(home.project))
-    assert (narrow.approval_policy, narrow.model) == (ApprovalPolicy.UNTRUSTED, "small")
-    wide = Policy(sandbox=Sandbox.READ_ONLY, roots=(home.path,), private=())
-    usual = wide.settings(CreateSession(), str(home.project))
-    assert (usual.approval_policy, usual.model) == (ApprovalPolicy.NEVER, None)
-
 
 def test_everything_else_is_taken_as_it_was_asked_for(home: Home) -> None:
     asked = CreateSession(
@@ -390,6 +269,7 @@ def test_everything_else_is_taken_as_it_was_asked_for(home: Home) -> None:
 
     settings = msgspec.to_builtins(home.policy.settings(asked, f"{home.path}/in"))
     wanted = {**msgspec.to_builtins(asked), "cwd": str(home.project), "writable_roots": (str(home.project),)}
+    wanted["networkAccess"] = False
     wanted = {"writableRoots" if name == "writable_roots" else name: value for name, value in wanted.items()}
     assert {name: tuple(value) if name == "writableRoots" else value for name, value in settings.items()} == {
         name: value for name, value in wanted.items() if name != "threadId"

@@ -30,6 +30,7 @@ def turn(*items: Item, **facts: Any) -> Turn:
         model=None,
         effort=None,
         sandbox=None,
+        network_access=None,
         approval_policy=None,
         output_schema=None,
         deadline_ms=None,

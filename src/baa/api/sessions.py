@@ -117,6 +117,7 @@ class CreateSession(Struct, rename="camel", forbid_unknown_fields=True, kw_only=
     """Body of `POST /v1/codexd/sessions`. `cwd` is an absolute path of an existing folder inside the roots.
 
     `thread_id` adopts a thread that is stored in codexd's CODEX_HOME; `cwd` is then the thread's own if not given.
+    `network_access` is for the commands in a `workspace-write` sandbox: off unless it is asked for.
     """
 
     cwd: str | None = None
@@ -125,6 +126,7 @@ class CreateSession(Struct, rename="camel", forbid_unknown_fields=True, kw_only=
     model: str | None = None
     model_provider: str | None = None
     sandbox: Sandbox | None = None
+    network_access: bool | None = None
     approval_policy: ApprovalPolicy | None = None
     writable_roots: list[str] = []
     base_instructions: str | None = None
@@ -136,10 +138,14 @@ class CreateSession(Struct, rename="camel", forbid_unknown_fields=True, kw_only=
 
 
 class SessionSettings(Struct, rename="camel", kw_only=True, frozen=True):
-    """What a session was registered with, after defaults and the ceiling; it never changes."""
+    """What a session was registered with, after defaults and the ceiling; it never changes.
+
+    `network_access` is what was asked for: what it comes to says `networked`.
+    """
 
     cwd: str
     sandbox: Sandbox
+    network_access: bool = False
     approval_policy: ApprovalPolicy
     purpose: str | None = None
     model: str | None = None
@@ -151,6 +157,11 @@ class SessionSettings(Struct, rename="camel", kw_only=True, frozen=True):
     service_tier: str | None = None
     ephemeral: bool = False
     metadata: dict[str, str] = {}
+
+
+def networked(sandbox: Sandbox, network_access: bool) -> bool:
+    """Whether commands can reach the network: without a sandbox always, in one that only reads never."""
+    return sandbox is Sandbox.DANGER_FULL_ACCESS or (sandbox is Sandbox.WORKSPACE_WRITE and network_access)
 
 
 class Fork(Struct, rename="camel", frozen=True):
@@ -178,6 +189,7 @@ class StartTurn(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True
     model: str | None = None
     effort: str | None = None
     sandbox: Sandbox | None = None
+    network_access: bool | None = None
     approval_policy: ApprovalPolicy | None = None
     output_schema: dict[str, Any] | None = None
     deadline_ms: Ms | None = None
@@ -197,6 +209,7 @@ class TurnRequest(Struct, rename="camel", kw_only=True, frozen=True, omit_defaul
     model: str | None = None
     effort: str | None = None
     sandbox: Sandbox | None = None
+    network_access: bool | None = None
     approval_policy: ApprovalPolicy | None = None
     output_schema: dict[str, Any] | None = None
     deadline_ms: int | None = None
@@ -231,6 +244,7 @@ class NoFields(Struct, forbid_unknown_fields=True, frozen=True):
 class Session(Struct, rename="camel", kw_only=True, frozen=True):
     """A session as codexd tells it. `usage` is Codex's token count of the whole thread.
 
+    `network_access`: whether the commands of its turns can reach the network, unless a turn asks otherwise.
     `interactions` are the open ones; they are told where one session is asked for.
     """
 
@@ -242,6 +256,7 @@ class Session(Struct, rename="camel", kw_only=True, frozen=True):
     model: str | None
     model_provider: str | None
     sandbox: Sandbox
+    network_access: bool
     approval_policy: ApprovalPolicy
     writable_roots: tuple[str, ...]
     base_instructions: str | None
@@ -301,6 +316,7 @@ class Turn(Struct, rename="camel", kw_only=True, frozen=True):
     model: str | None
     effort: str | None
     sandbox: Sandbox | None
+    network_access: bool | None
     approval_policy: ApprovalPolicy | None
     output_schema: dict[str, Any] | None
     deadline_ms: int | None

@@ -185,6 +185,7 @@ def run_turn(
     output: Annotated[str | None, Parameter(show_default=False)] = None,
     output_schema: Annotated[Path | None, Parameter(show_default=False)] = None,
     sandbox: Annotated[SandboxName | None, Parameter(show_default=False)] = None,
+    network: Annotated[bool, Parameter(negative="")] = False,
     approval_policy: Annotated[ApprovalName | None, Parameter(show_default=False)] = None,
     model: Annotated[str | None, Parameter(show_default=False)] = None,
     config: File = None,
@@ -214,6 +215,8 @@ def run_turn(
         A file with the JSON Schema that the answer must fit; `--output output` prints it.
     sandbox:
         What commands may touch; no more than the ceiling of this node.
+    network:
+        Let commands reach the network, if the node allows it.
     approval_policy:
         When Codex asks before it acts; without it on-request in a terminal, else never.
     model:
@@ -229,6 +232,7 @@ def run_turn(
         detach=detach,
         output=output,
         sandbox=None if sandbox is None else Sandbox(sandbox),
+        network=network,
         model=model,
         approval_policy=None if approval_policy is None else ApprovalPolicy(approval_policy),
         output_schema=output_schema,

@@ -56,6 +56,7 @@ class Asked:
     output: str | None = None
     json: bool = False
     sandbox: Sandbox | None = None
+    network: bool = False
     model: str | None = None
     approval_policy: ApprovalPolicy | None = None
     schema: dict[str, Any] | None = None
@@ -85,6 +86,7 @@ def run(
     detach: bool,
     output: str | None,
     sandbox: Sandbox | None,
+    network: bool,
     model: str | None,
     approval_policy: ApprovalPolicy | None,
     output_schema: Path | None,
@@ -104,6 +106,7 @@ def run(
         output=output,
         json=json,
         sandbox=sandbox,
+        network=network,
         model=model,
         approval_policy=approval_policy,
         schema=None if output_schema is None else _schema(output_schema),
@@ -133,6 +136,7 @@ async def _run(asked: Asked, config: Config) -> int:
                 prompt=asked.prompt,
                 model=asked.model,
                 sandbox=asked.sandbox,
+                network_access=asked.network or None,
                 approval_policy=asked.approval_policy,
                 output_schema=asked.schema,
             )
@@ -171,7 +175,12 @@ async def _session(codexd: Codexd, asked: Asked) -> Session:
         if approvals is None and sys.stdin.isatty() and sys.stdout.isatty():
             approvals = ApprovalPolicy.ON_REQUEST
         wanted = CreateSession(
-            cwd=asked.cwd, purpose=PURPOSE, sandbox=asked.sandbox, model=asked.model, approval_policy=approvals
+            cwd=asked.cwd,
+            purpose=PURPOSE,
+            sandbox=asked.sandbox,
+            network_access=asked.network or None,
+            model=asked.model,
+            approval_policy=approvals,
         )
         return await codexd.create_session(wanted)
     token: str | None = None

@@ -80,6 +80,9 @@ def new(
     cwd: Annotated[str | None, Parameter(show_default=False, help="Its folder; else the one you are in.")] = None,
     purpose: Annotated[str | None, Parameter(show_default=False, help="A word to find it by.")] = None,
     sandbox: Annotated[Sandbox | None, Parameter(show_default=False, help="What commands may touch.")] = None,
+    network: Annotated[
+        bool, Parameter(negative="", help="Let commands reach the network, if the node allows it.")
+    ] = False,
     approval_policy: Annotated[ApprovalPolicy | None, Parameter(show_default=False, help="When Codex asks.")] = None,
     model: Annotated[str | None, Parameter(show_default=False, help="The model.")] = None,
     config: File = None,
@@ -90,7 +93,12 @@ def new(
     Example: `baa session new --cwd ~/project --approval-policy on-request`
     """
     asked = CreateSession(
-        cwd=folder(cwd), purpose=purpose, sandbox=sandbox, approval_policy=approval_policy, model=model
+        cwd=folder(cwd),
+        purpose=purpose,
+        sandbox=sandbox,
+        network_access=network or None,
+        approval_policy=approval_policy,
+        model=model,
     )
     return ask(
         lambda codexd: codexd.create_session(asked),
@@ -137,6 +145,7 @@ def _show(session: Session) -> None:
         ("status", session.status.value),
         ("folder", session.cwd),
         ("sandbox", session.sandbox.value),
+        ("network", "yes" if session.network_access else "no"),
         ("approvals", session.approval_policy.value),
         ("model", session.model or "Codex's choice"),
         ("purpose", session.purpose or ""),

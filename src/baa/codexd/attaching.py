@@ -293,6 +293,7 @@ class Attaching:
             model=meant.model,
             effort=meant.effort,
             sandbox=meant.sandbox,
+            network_access=meant.network,
             approval_policy=meant.approval_policy,
         )
         self._policy.go_on(session.settings, asked)
@@ -370,11 +371,9 @@ def _running(session: Session, codex_turn_id: str, what: str) -> str:
 
 
 def _refuse_beyond(meant: dialect.Begin, settings: SessionSettings) -> None:
-    """The sandbox mode is the ceiling's to judge; a network, or other folders, no session of ours can have."""
+    """Sandbox and network are the ceiling's to judge; other folders no session of ours can have."""
     folders = {os.path.realpath(folder) for folder in meant.folders}
     its = {settings.cwd, *settings.writable_roots}
-    if meant.network:
-        raise Rejected(Code.POLICY_CEILING, "The ceiling of this node is a sandbox without a network.")
     if not folders <= its:
         told = ", ".join(sorted(folders - its)[:3])
         raise Rejected(Code.POLICY_CEILING, f"The session works in {settings.cwd}, and this turn would in {told}.")

@@ -192,7 +192,7 @@ async def _serve(
     on_started: Callable[[str], None],
 ) -> None:
     policy = _policy(config)
-    daemon.loop.may_open = policy.go_on
+    daemon.loop.may_open, daemon.loop.may_hand = policy.opened, policy.handed
     attaching = Attaching(
         daemon.loop,
         daemon.commands,
@@ -415,7 +415,9 @@ def _policy(config: Config) -> Policy:
     ours = (config.home, config.state_dir, config.logs_dir, config.codex_home, config.config_file)
     private = tuple(Path(os.path.realpath(place)) for place in ours if place is not None)
     ceiling = config.ceiling
-    return Policy(ceiling.sandbox, roots, private, approval=ceiling.approval, models=ceiling.models)
+    return Policy(
+        ceiling.sandbox, roots, private, network=ceiling.network, approval=ceiling.approval, models=ceiling.models
+    )
 
 
 def _make_folders(config: Config) -> int:

@@ -77,7 +77,7 @@ def routes(daemon: Daemon, policy: Policy) -> list[Any]:
         await daemon.loop.settle()
         source = _session(daemon, session_id)
         settings = daemon.loop.sessions.all[session_id].settings  # the tables tell them without secrets
-        policy.go_on(settings)
+        settings = policy.fork(settings)
         fork = await _fork_of(daemon, source)
         forked_id = ids.new_id(ids.SESSION, daemon.clock.utc_ms())
         await commands.create_session(forked_id, settings, forked_from=fork)

@@ -131,7 +131,8 @@ class MainLoop:
         self._wake = asyncio.Event()
         self._rousing: asyncio.TimerHandle | None = None
         self.ingest = Intake(self).ingest
-        self.may_open: Callable[[SessionSettings], None] = lambda _: None
+        self.may_open: Callable[[SessionSettings], SessionSettings] = lambda settings: settings
+        self.may_hand: Callable[[i.HandTurn], i.HandTurn] = lambda hand: hand
         self.on_ready: Callable[[], None] = lambda: None
         self.on_handshake_failed: Callable[[translate.HandshakeFailed], None] = lambda _: None
         self.on_useless: Callable[[str], None] = lambda _: None
@@ -394,29 +395,46 @@ class MainLoop:
                 waiting = self.steering.pop(steer_id, None)
                 if waiting is not None:
                     transaction.done.append(lambda _: None if waiting.done() else waiting.set_result(error))
-            case i.OpenThread() if (refused := self._refusal(effect)) is not None:
-                self._inbox.append(refused)
-                self._wake.set()
+            case i.OpenThread() | i.HandTurn():
+                self._ask_codex(effect, transaction)
             case _ if self._generation is None:  # The child died meanwhile, and what this was for ends with it.
-                assert not isinstance(effect, i.OpenThread | i.HandTurn | i.ReadHistory)
+                assert not isinstance(effect, i.ReadHistory)
             case _:
-                self._generation.send(transaction, lines.line_of(effect, self._generation.next_number))
-                self._expect(deadlines.due_of(effect))
+                self._send(self._generation, effect, transaction)
 
-    def _refusal(self, effect: i.OpenThread) -> _Command | None:
-        """What is to be decided in place of opening a thread: it was allowed when it was asked for, and is no longer.
+    def _send(self, generation: Generation, effect: i.LineEffect, transaction: Transaction) -> None:
+        generation.send(transaction, lines.line_of(effect, generation.next_number))
+        self._expect(deadlines.due_of(effect))
+
+    def _ask_codex(self, effect: i.OpenThread | i.HandTurn, transaction: Transaction) -> None:
+        """Have Codex open a thread or take a turn, as far as that is allowed now: it may have waited for long."""
+        assert self._generation is not None
+        try:
+            if isinstance(effect, i.OpenThread):
+                allowed: i.OpenThread | i.HandTurn = msgspec.structs.replace(
+                    effect, settings=self.may_open(effect.settings)
+                )
+            else:
+                allowed = self.may_hand(effect)
+        except Rejected as rejected:
+            self._inbox.append(self._refusal(effect, {"message": rejected.message}))
+            self._wake.set()
+        else:
+            self._send(self._generation, allowed, transaction)
+
+    def _refusal(self, effect: i.OpenThread | i.HandTurn, error: dict[str, Any]) -> _Command:
+        """What is to be decided in place of asking Codex.
 
         In a round of its own: many turns may wait for the thread, and each of them ends of it.
         """
-        try:
-            self.may_open(effect.settings)
-        except Rejected as rejected:
-            refused = i.ThreadRefused({"message": rejected.message})
+        refused: i.ThreadRefused | i.TurnRefused
+        if isinstance(effect, i.OpenThread):
+            owner_id, refused = effect.session_id, i.ThreadRefused(error)
         else:
-            return None
+            owner_id, refused = effect.turn_id, i.TurnRefused(effect.turn_id, error, forbidden=True)
 
         def decide(transaction: Transaction) -> None:
-            session = self.sessions.get(effect.session_id)
+            session = self.sessions.of_owner(owner_id)
             if session is not None:
                 self.step(session, refused, transaction)
 

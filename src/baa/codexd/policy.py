@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from baa.api.errors import Code, Rejected
 from baa.api.sessions import (
     PROMPT_MAX,
@@ -18,9 +20,12 @@ from baa.api.sessions import (
     StartTurn,
     TextInput,
     TurnRequest,
+    networked,
 )
+from baa.codexd.machines.inputs import HandTurn
 
 _POWER = {Sandbox.READ_ONLY: 0, Sandbox.WORKSPACE_WRITE: 1, Sandbox.DANGER_FULL_ACCESS: 2}
+_AS_THE_SESSION = TurnRequest(prompt="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Policy:
     sandbox: Sandbox
     roots: tuple[Path, ...]
     private: tuple[Path, ...]
+    network: bool = False
     approval: tuple[ApprovalPolicy, ...] = tuple(ApprovalPolicy)
     models: tuple[str, ...] = ()
 
@@ -41,16 +47,16 @@ class Policy:
 
         Raises Rejected: 403 `policy_ceiling`, or 422 `invalid_request` for a `cwd` that is no folder.
         """
-        sandbox = asked.sandbox or min(Sandbox.WORKSPACE_WRITE, self.sandbox, key=lambda mode: _POWER[mode])
+        sandbox = asked.sandbox or self._lower(Sandbox.WORKSPACE_WRITE)
         self._refuse_above(sandbox)
-        approval = asked.approval_policy or (
-            ApprovalPolicy.NEVER if ApprovalPolicy.NEVER in self.approval else self.approval[0]
-        )
-        model = asked.model or (self.models[0] if self.models else None)
+        self._refuse_network(sandbox, asked.network_access, asked.network_access)
+        approval = asked.approval_policy or self._usual_approval
+        model = self._model(asked.model)
         self._refuse_other(approval, model)
         return SessionSettings(
             cwd=str(self.folder(cwd)),
             sandbox=sandbox,
+            network_access=bool(asked.network_access),
             approval_policy=approval,
             purpose=asked.purpose,
             model=model,
@@ -64,14 +70,62 @@ class Policy:
             metadata=asked.metadata,
         )
 
-    def go_on(self, settings: SessionSettings, turn: StartTurn | None = None) -> None:
-        """Whether a session may be worked in further: it may have been registered under a higher ceiling.
+    def fork(self, settings: SessionSettings) -> SessionSettings:
+        """The settings of a session that begins with the history of one with these: they may be above the ceiling.
 
-        What the turn asks for itself stands in place of the session's. Raises Rejected (403).
+        Where no model was asked for it is that of a new session. Raises Rejected (403).
         """
-        sandbox, approval, model = (turn.sandbox, turn.approval_policy, turn.model) if turn else (None, None, None)
-        self._refuse_above(sandbox or settings.sandbox)
-        self._refuse_other(approval or settings.approval_policy, model or settings.model)
+        self.go_on(settings)
+        return msgspec.structs.replace(settings, model=self._model(settings.model))
+
+    def go_on(self, settings: SessionSettings, turn: StartTurn | TurnRequest = _AS_THE_SESSION) -> None:
+        """Whether the session may have this turn: it may have been registered under a higher ceiling.
+
+        What the turn asks for itself stands in place of the session's. Raises Rejected (403, 422).
+        """
+        sandbox = turn.sandbox or settings.sandbox
+        self._refuse_above(sandbox)
+        network = settings.network_access if turn.network_access is None else turn.network_access
+        wanted = turn.network_access or (network and sandbox is Sandbox.WORKSPACE_WRITE)
+        self._refuse_network(sandbox, turn.network_access, wanted)
+        named = turn.model or settings.model
+        self._refuse_other(turn.approval_policy or settings.approval_policy, named, unnamed=named is None)
+        self._same_folders(settings)
+
+    def opened(self, settings: SessionSettings) -> SessionSettings:
+        """The settings with which Codex opens a session's thread: those of before, lowered to the ceiling of now.
+
+        Each turn says its own, and is judged by those. Raises Rejected (403) for folders that are not allowed any more.
+        """
+        self._same_folders(settings)
+        kept = settings.approval_policy in self.approval
+        allowed = not self.models or settings.model in self.models
+        return msgspec.structs.replace(
+            settings,
+            sandbox=self._lower(settings.sandbox),
+            network_access=settings.network_access and self.network,
+            approval_policy=settings.approval_policy if kept else self._usual_approval,
+            model=settings.model if allowed else self.models[0],
+        )
+
+    def handed(self, hand: HandTurn) -> HandTurn:
+        """The turn as Codex may have it: it may have waited since the ceiling was higher. Raises Rejected (403)."""
+        self.go_on(hand.settings, hand.request)
+        if not self.models or hand.model in self.models:
+            return hand
+        return msgspec.structs.replace(hand, model=self.models[0])  # none was named, and Codex's own is not allowed
+
+    @property
+    def _usual_approval(self) -> ApprovalPolicy:
+        return ApprovalPolicy.NEVER if ApprovalPolicy.NEVER in self.approval else self.approval[0]
+
+    def _lower(self, sandbox: Sandbox) -> Sandbox:
+        return min(sandbox, self.sandbox, key=lambda mode: _POWER[mode])
+
+    def _model(self, asked: str | None) -> str | None:
+        return asked or (self.models[0] if self.models else None)
+
+    def _same_folders(self, settings: SessionSettings) -> None:
         self._same(settings.cwd, "cwd")
         for root in settings.writable_roots:
             self._same(root, "writableRoots")
@@ -92,7 +146,9 @@ class Policy:
         """What a turn will be asked to do, under the ceiling. Raises Rejected: 403, or 422 for input that cannot be."""
         if asked.sandbox is not None:
             self._refuse_above(asked.sandbox)
-        self._refuse_other(asked.approval_policy, asked.model, unnamed=True)
+        if asked.network_access and not self.network:
+            raise self._no_network()
+        self._refuse_other(asked.approval_policy, asked.model, unnamed=asked.model is None)
         parts = self.input(asked.prompt, asked.input)
         return TurnRequest(
             prompt=prompt_of(parts),
@@ -100,6 +156,7 @@ class Policy:
             model=asked.model,
             effort=asked.effort,
             sandbox=asked.sandbox,
+            network_access=asked.network_access,
             approval_policy=asked.approval_policy,
             output_schema=asked.output_schema,
             deadline_ms=asked.deadline_ms,
@@ -150,8 +207,29 @@ class Policy:
                 details={"field": "sandbox", "ceiling": self.sandbox.value},
             )
 
+    def _refuse_network(self, sandbox: Sandbox, asked: bool | None, wanted: bool | None) -> None:
+        """Refuse a network above the ceiling, and a request for what the sandbox is not."""
+        if wanted and not self.network:
+            raise self._no_network()
+        if asked is not None and asked != networked(sandbox, asked):
+            raise Rejected(
+                Code.INVALID_REQUEST,
+                f"`networkAccess` cannot be {str(asked).lower()} with the sandbox {sandbox.value!r}: `read-only` has no"
+                " network, `danger-full-access` has no sandbox. Ask for `workspace-write`.",
+                details={"field": "networkAccess"},
+            )
+
+    @staticmethod
+    def _no_network() -> Rejected:
+        return Rejected(
+            Code.POLICY_CEILING,
+            "The ceiling of this node is a sandbox without a network. Ask for none, or set `ceiling.network` to true in"
+            " baa.toml and restart codexd.",
+            details={"field": "networkAccess", "ceiling": False},
+        )
+
     def _refuse_other(self, approval: ApprovalPolicy | None, model: str | None, *, unnamed: bool = False) -> None:
-        """Refuse what is not among what may be asked for; `unnamed`: a turn that names no model has its session's."""
+        """Refuse what is not among what may be asked for; `unnamed`: without a model it is the first of them."""
         if approval is not None and approval not in self.approval:
             raise _above("approvalPolicy", "approval", [policy.value for policy in self.approval])
         if self.models and model not in self.models and not (unnamed and model is None):

@@ -23,6 +23,7 @@ from baa.api.sessions import (
     Turn,
     TurnRequest,
     TurnStatus,
+    networked,
 )
 from baa.api.status import RecentEvent
 
@@ -217,6 +218,7 @@ def _session_of(row: tuple[Any, ...]) -> Session:
         model=model,
         model_provider=settings.model_provider,
         sandbox=settings.sandbox,
+        network_access=networked(settings.sandbox, settings.network_access),
         approval_policy=settings.approval_policy,
         writable_roots=settings.writable_roots,
         base_instructions=settings.base_instructions,
@@ -308,6 +310,7 @@ def _turn_of(row: tuple[Any, ...]) -> Turn:
         model=asked.model,
         effort=asked.effort,
         sandbox=asked.sandbox,
+        network_access=asked.network_access,
         approval_policy=asked.approval_policy,
         output_schema=asked.output_schema,
         deadline_ms=asked.deadline_ms,

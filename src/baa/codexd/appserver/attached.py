@@ -90,7 +90,7 @@ class Greeting(Struct, frozen=True):
 
 
 class Begin(Struct, frozen=True):
-    """A turn was typed. `folders` are all that it would work in, `network` whether it wants one."""
+    """A turn was typed. `folders` are all that it would work in, `network` whether it wants one; None: as before."""
 
     request_id: RequestId
     thread_id: str
@@ -101,7 +101,7 @@ class Begin(Struct, frozen=True):
     sandbox: Sandbox | None
     approval_policy: ApprovalPolicy | None
     folders: frozenset[str]
-    network: bool
+    network: bool | None
 
 
 class Steer(Struct, frozen=True):
@@ -290,14 +290,16 @@ _SANDBOXES: Final = {
 }
 
 
-def _sandbox(policy: dict[str, Any] | None) -> tuple[Sandbox | None, list[str], bool]:
+def _sandbox(policy: dict[str, Any] | None) -> tuple[Sandbox | None, list[str], bool | None]:
     """A sandbox as it is asked for: which, with which folders to write in, and whether with a network."""
     if policy is None:
-        return None, [], False
+        return None, [], None
     sandbox = _SANDBOXES.get(str(policy.get("type")))
     roots = policy.get("writableRoots") or []
     if sandbox is None or not all(isinstance(root, str) for root in roots):
         raise _Refusal("codexd knows the sandboxes readOnly, workspaceWrite and dangerFullAccess.")
+    if sandbox is Sandbox.DANGER_FULL_ACCESS:
+        return sandbox, roots, None
     return sandbox, roots, policy.get("networkAccess", False) is not False
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from baa.api.interactions import InteractionKind, Scope
-from baa.api.sessions import InputPart, LocalImage, Sandbox, SessionSettings
+from baa.api.sessions import InputPart, LocalImage, Sandbox, SessionSettings, TurnRequest
 from baa.codexd.appserver import jsonrpc
 from baa.codexd.appserver import messages as m
 from baa.codexd.machines import inputs as i
@@ -140,7 +140,7 @@ def _open_line(effect: i.OpenThread, number: int) -> Line:
         "ephemeral": True if settings.ephemeral else None,
     }
     if settings.sandbox is Sandbox.WORKSPACE_WRITE:
-        config: dict[str, Any] = {"sandbox_workspace_write.network_access": False}
+        config: dict[str, Any] = {"sandbox_workspace_write.network_access": settings.network_access}
         if settings.writable_roots:
             config["sandbox_workspace_write.writable_roots"] = list(settings.writable_roots)
         params["config"] = config
@@ -172,7 +172,7 @@ def _hand_line(effect: i.HandTurn, number: int) -> Line:
         "effort": effect.effort,
         # What one turn changes, Codex keeps for the next: so each turn says all of it.
         "approvalPolicy": (request.approval_policy or settings.approval_policy).value,
-        "sandboxPolicy": _sandbox_policy(request.sandbox or settings.sandbox, settings),
+        "sandboxPolicy": _sandbox_policy(request, settings),
         "outputSchema": request.output_schema,
         "personality": None if settings.personality is None else settings.personality.value,
     }
@@ -182,13 +182,14 @@ def _hand_line(effect: i.HandTurn, number: int) -> Line:
     return _request(f"{effect.turn_id}:start", number, "turn/start", _without_none(params))
 
 
-def _sandbox_policy(sandbox: Sandbox, settings: SessionSettings) -> dict[str, Any]:
-    match sandbox:
+def _sandbox_policy(request: TurnRequest, settings: SessionSettings) -> dict[str, Any]:
+    network = settings.network_access if request.network_access is None else request.network_access
+    match request.sandbox or settings.sandbox:
         case Sandbox.READ_ONLY:
             return {"type": "readOnly", "networkAccess": False}
         case Sandbox.WORKSPACE_WRITE:
             roots = list(settings.writable_roots)
-            return {"type": "workspaceWrite", "writableRoots": roots, "networkAccess": False}
+            return {"type": "workspaceWrite", "writableRoots": roots, "networkAccess": network}
         case Sandbox.DANGER_FULL_ACCESS:
             return {"type": "dangerFullAccess"}
 

@@ -165,10 +165,11 @@ class TurnNamed(Struct, frozen=True):
 
 
 class TurnRefused(Struct, frozen=True):
-    """Codex answered the hand-over of a turn with an error."""
+    """Codex answered the hand-over of a turn with an error, or, `forbidden`, it was not asked: the ceiling is lower."""
 
     turn_id: str
     error: dict[str, Any]
+    forbidden: bool = False
 
 
 class TurnEnd(StrEnum):

@@ -108,11 +108,12 @@ def _began_by_itself(session: Session, given: i.TurnNamed, child: Child) -> Step
 
 
 def turn_refused(session: Session, given: i.TurnRefused, child: Child) -> Step:
-    """Codex answered the hand-over with an error."""
+    """Codex answered the hand-over with an error, or may not have the turn any more."""
     running = session.running
     if running is None or running.turn_id != given.turn_id or running.status is not TurnStatus.ACCEPTED:
         return counted(session, "late_turn")
-    return end(session, running, TurnChange.FAILED, child, reason="refused_by_codex", error=given.error)
+    reason = "policy_ceiling" if given.forbidden else "refused_by_codex"
+    return end(session, running, TurnChange.FAILED, child, reason=reason, error=given.error)
 
 
 def finished(session: Session, given: i.TurnFinished, child: Child) -> Step:
