@@ -99,7 +99,7 @@ async def test_what_must_be_refused_is_refused_over_a_socket_and_changes_nothing
 OPEN = {
     "codexd": ("/healthz", "/v1/codexd/status"),
     "conductor": ("/healthz", "/readyz", "/rolez", "/v1/codexd/status"),
-    "status-api": ("/healthz", "/v1/status", "/"),
+    "status-api": ("/healthz", "/v1/status"),
 }
 
 
