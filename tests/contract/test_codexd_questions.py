@@ -49,6 +49,7 @@ SCENARIOS = (
     ),
     when("permissions", Call("request_permissions", WANTED), Say("Thanks.")),
     when("choose", Call("request_user_input", {"questions": [CHOICE, WHY]}), Say("I see.")),
+    when("key", Call("request_user_input", {"questions": [WHY, CHOICE | {"id": "key", "isSecret": True}]}), Say("So.")),
     when("more", Call("exec_command", MORE), Say("Tried.")),
     when("plain", Say("Plain.")),
     when("clock", Run("true"), Say("Late.")),
@@ -192,6 +193,26 @@ async def test_a_user_is_asked_and_heard(house: House, decision: str, answers: o
     assert turn["interactions"][0]["answer"]["answers"] == answers
     assert json.loads(house.reports("choose")) == {"answers": told}
     assert await endings(node, session_id) == [("interaction.resolved", "client")]
+
+
+async def test_an_answer_that_codex_wants_as_a_secret_is_told_to_codex_and_nobody_else(house: House) -> None:
+    node, _ = house
+    session_id = await node.session()
+    turn_id = await node.turn(session_id, "key")
+    asked = await question(node, session_id)
+    said = {"why": "Seen.", "key": "correct-horse-battery"}
+    first, again = [await answer(node, asked, "accept", answers=said) for _ in range(2)]
+    shown = {"why": "Seen.", "key": "[redacted]"}
+    for each in (first, again):
+        assert (each.status_code, each.json()["data"]["interaction"]["answer"]["answers"]) == (200, shown)
+    turn = await node.end_of_turn(turn_id)
+    assert turn["interactions"][0]["answer"]["answers"] == shown
+    assert json.loads(house.reports("key"))["answers"] == {name: {"answers": [words]} for name, words in said.items()}
+    events = (await node.get(f"/v1/codexd/events?after=0&limit=1000&sessionId={session_id}")).text
+    assert ("Seen." in events, said["key"] in events) == (True, False)
+    files = [path.read_bytes() for path in node.state.glob("codexd.sqlite3*")]
+    assert any(b"Seen." in data for data in files)
+    assert not any(said["key"].encode() in data for data in files), "not even while its line waited"
 
 
 async def test_a_users_answer_needs_its_words(house: House) -> None:

@@ -223,7 +223,8 @@ async def test_a_long_command_can_be_read_to_its_end_above_the_choices() -> None
 
 async def test_the_changes_of_an_edit_are_shown_when_they_came_and_if_not_that_is_said() -> None:
     async with asking(InteractionKind.FILE_CHANGE, {"reason": "May I?"}) as keys:
-        assert "The changes are being read." in await keys.press()
+        assert "The changes are being read." in await keys.press("1", "enter")
+        assert keys.host.screen is keys.host.answering, "what was not shown yet is not decided on"
         keys.host.answering.changed([{"path": "a.txt", "kind": {"type": "add"}, "diff": "one\n"}])
         shown = await keys.press()
         assert "add a.txt" in shown

@@ -13,10 +13,11 @@ from baa.api.events import EventType
 from baa.api.interactions import AnswerInteraction, InteractionKind, ResolvedBy
 from baa.api.sessions import ApprovalPolicy, Sandbox, SessionSettings, TurnRequest, TurnStatus
 from baa.api.status import ChildState
+from baa.codexd.appserver.lines import line_of
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import Child
 from baa.codexd.machines.inputs import Effect, Input
-from baa.codexd.machines.interaction import Question, decided, decisions_of, misfit
+from baa.codexd.machines.interaction import Question, decided, decisions_of, misfit, told
 from baa.codexd.machines.session import Session
 from baa.codexd.machines.step import step
 from baa.codexd.machines.turn import StopWish, Turn, TurnChange
@@ -171,3 +172,44 @@ def test_an_answer_that_does_not_fit_is_told_why(kind: InteractionKind, answer: 
 )
 def test_content_that_codex_can_read_fits(kind: InteractionKind, content: object) -> None:
     assert misfit(question(kind), AnswerInteraction(decision="accept", content=content)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_", "said", "shown"),
+    [
+        (InteractionKind.USER_INPUT, {"questions": [{"id": "a", "isSecret": True}, {"id": "b"}]}, "answers", "b"),
+        (InteractionKind.USER_INPUT, {"questions": [{"id": "a"}, {"id": "b", "isSecret": False}, 7]}, "answers", "ab"),
+        (InteractionKind.USER_INPUT, {"questions": None}, "answers", "ab"),
+        (
+            InteractionKind.ELICITATION,
+            {"requestedSchema": {"properties": {"a": {"format": "password"}, "b": {"type": "string"}}}},
+            "content",
+            "b",
+        ),
+        (InteractionKind.ELICITATION, {"requestedSchema": {"properties": {"b": {"writeOnly": True}}}}, "content", "a"),
+        (InteractionKind.ELICITATION, {"requestedSchema": [], "url": "x"}, "content", "ab"),
+        (InteractionKind.TOOL_CALL, {"questions": [{"id": "a", "isSecret": True}]}, "content", "ab"),
+        (InteractionKind.USER_INPUT, [], "answers", "ab"),
+    ],
+)
+def test_what_is_asked_for_as_a_secret_is_not_told(
+    kind: InteractionKind, request_: object, said: str, shown: str
+) -> None:
+    given = {"a": "one", "b": "two"}
+    answer = AnswerInteraction(decision="accept", **{said: given})  # type: ignore[arg-type]
+    seen = getattr(told(kind, Raw(msgspec.json.encode(request_)), answer), said)
+    assert seen == {name: words if name in shown else "[redacted]" for name, words in given.items()}
+    assert told(kind, Raw(msgspec.json.encode(request_)), AnswerInteraction(decision="decline")).answers is None
+
+
+def test_an_answered_secret_reaches_codex_as_it_is_and_the_log_without_it() -> None:
+    request = Raw(b'{"questions":[{"id":"key","isSecret":true}]}')
+    asked = msgspec.structs.replace(ASKED, kind=InteractionKind.USER_INPUT, request=request, decisions=("accept",))
+    answer = AnswerInteraction(decision="accept", answers={"key": "x"})
+    session, _, _ = play(asked)
+    done = step(session, i.InteractionAnswered("int_a", answer), CHILD)
+    (ended,) = [event.payload for event in done.events if isinstance(event.payload, e.InteractionEnded)]
+    assert ended.answer == AnswerInteraction(decision="accept", answers={"key": "[redacted]"})
+    (line,) = [effect for effect in done.effects if isinstance(effect, i.Answer)]
+    assert (line.answer, line_of(line, 1).secret) == (answer, True)
+    assert not line_of(msgspec.structs.replace(line, answer=None), 1).secret

@@ -125,10 +125,10 @@ def attach_terminal(session: str, /, *, config: File = None, json: Json = False)
 
     What works: turns, more input while one runs, interrupting, questions, /model (for what is typed here), /compact (a
     turn of its own, while no other runs), /rename (the name that Codex's terminals show of it; `baa` shows its
-    purpose), /init, /skills, /ps, /stop, /status. What does not, and is told with what to do instead: /fork, /new,
-    /clear, /review, !commands; with the reason: /plan, /permissions. Of these the UI only says that they failed: /goal,
-    /side, /mcp, /archive, /delete, /feedback, /logout. Nothing changes Codex's configuration, and /resume finds no
-    other session.
+    purpose), /init, /skills, /ps, /stop, /status. What does not, and is told with what to do instead: /fork, /side,
+    /new, /clear, /review, !commands; with the reason: /plan. Of these the UI only says that they failed: /goal, /mcp,
+    /archive, /delete, /feedback, /logout; and of /permissions that this server does not support it. Nothing changes
+    Codex's configuration, and /resume finds no other session.
 
     Example: `baa attach ses_01hzy3v9q8f2k4m6n7p0r5t1wx`
 

@@ -20,12 +20,14 @@ from baa.api.interactions import AnswerInteraction, InteractionKind
 from baa.cli.asked import OpenQuestion, elsewhere, rows_of
 from baa.cli.plain import plain
 from baa.cli.questions import Making, Unfit, one_line
-from baa.cli.rows import Row, text_of
+from baa.cli.rows import text_of
 
 BY_KEY_MAX: Final = 9
 """Choices that a key can tell apart; of more the number is typed."""
 
 KEYS: Final = tuple(str(number) for number in range(1, BY_KEY_MAX + 1))
+
+READING: Final = "The changes are being read. What is decided on is shown first."
 
 ROWS_MAX: Final = 2000
 """Lines of a question that are shown."""
@@ -60,7 +62,7 @@ class Answering(ModalScreen[AnswerInteraction | None]):
         self.question = question
         self._config = config
         self._making = Making(question.kind, question.decisions, question.request, json=False)
-        self._changes: list[Row] | None = None
+        self._reading = question.kind is InteractionKind.FILE_CHANGE
         self._step = 0
 
     def compose(self) -> ComposeResult:
@@ -77,13 +79,18 @@ class Answering(ModalScreen[AnswerInteraction | None]):
     def on_mount(self) -> None:
         """It is to be decided first."""
         self.query_one("#detail").can_focus = False
-        self.changed([])
-        if self.question.kind is InteractionKind.FILE_CHANGE:
-            self.query_one("#unfit", Static).update("The changes are being read.")
+        self._show([])
+        if self._reading:
+            self.query_one("#unfit", Static).update(READING)
         self._ask()
 
     def changed(self, changes: list[dict[str, Any]], unknown: str = "") -> None:
-        """Show what is asked, with the changes that it is about, or why they cannot be shown."""
+        """Show the changes that it is about, or why they cannot be shown. From then on it can be decided."""
+        self._reading = False
+        self.query_one("#unfit", Static).update("")
+        self._show(changes, unknown)
+
+    def _show(self, changes: list[dict[str, Any]], unknown: str = "") -> None:
         asked = self.question
         rows = rows_of(asked.kind, asked.deadline_at, asked.request, changes)
         if unknown:
@@ -91,7 +98,6 @@ class Answering(ModalScreen[AnswerInteraction | None]):
         if len(rows) > ROWS_MAX:
             rows[ROWS_MAX:] = [("bad", f"… and {len(rows) - ROWS_MAX} lines more: baa answer {asked.interaction_id}")]
         self.query_one("#asked", Static).update(text_of([*rows, *elsewhere(asked, self._config)]))
-        self.query_one("#unfit", Static).update("")
 
     # --- what is to be said next
 
@@ -122,6 +128,8 @@ class Answering(ModalScreen[AnswerInteraction | None]):
         return 0 < count <= BY_KEY_MAX and (field is None or not (field.free or field.many))
 
     def _say(self, typed: str) -> None:
+        if self._reading:  # nobody says yes to a change that was not shown
+            return
         unfit = self.query_one("#unfit", Static)
         unfit.update("")
         try:

@@ -346,7 +346,7 @@ class Watch(App[None]):
             changes = await asking.changes_of(self._codexd, screen.question)
         except (Unreachable, BaaError, CannotStart) as refused:
             unknown = refused.message
-        if screen.is_current:
+        if screen.is_attached:  # what may stand above it goes away again
             screen.changed(changes, unknown)
 
     def _answer(self, question: OpenQuestion, answer: AnswerInteraction | None) -> None:

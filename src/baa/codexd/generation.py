@@ -74,7 +74,7 @@ class Generation:
             (
                 "INSERT INTO outbox (generation, number, request_id, line, note) VALUES (?, ?, ?, ?, ?)",
                 (
-                    *(self.number, number, line.request_id, Private(line.data)),
+                    *(self.number, number, line.request_id, Private(line.data, surely=line.secret)),
                     None if line.note is None else Private(line.note),
                 ),
             )

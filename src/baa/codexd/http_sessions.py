@@ -16,6 +16,7 @@ from baa.api.sessions import CreateSession, Fork, NoFields, Session, SessionStat
 from baa.codexd import reading
 from baa.codexd.attaching import Attaching
 from baa.codexd.commands import no_such_interaction, no_such_session
+from baa.codexd.machines.interaction import told
 from baa.codexd.policy import Policy
 from baa.codexd.status import Daemon
 from baa.http import envelope
@@ -159,7 +160,7 @@ async def answered(daemon: Daemon, request: Asked, interaction_id: str, fits: An
     found = reading.interaction(daemon.log.reader(), interaction_id)
     if found is None or not fits(found.session_id, found.turn_id):
         raise no_such_interaction()
-    if not won and found.answer != daemon.log.told(asked):
+    if not won and found.answer != daemon.log.told(told(found.kind, found.request, asked)):
         raise Rejected(
             Code.INTERACTION_RESOLVED,
             "The interaction is over already; `interaction` says how.",

@@ -49,9 +49,13 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Private(Struct, frozen=True):
-    """A value of a statement that may hold a secret and must be kept as it is: a line for the child, what it needs."""
+    """A value of a statement that may hold a secret and must be kept as it is: a line for the child, what it needs.
+
+    `surely`: it holds one, whether or not it looks like any.
+    """
 
     value: bytes | str
+    surely: bool = False
 
 
 class Redacting:
@@ -159,11 +163,12 @@ class Redacting:
         """The values of a statement; those that may hold a secret are closed if they do."""
         if not any(isinstance(value, Private) for value in values):
             return values
-        return tuple(self._closed(value.value) if isinstance(value, Private) else value for value in values)
+        return tuple(self._closed(value) if isinstance(value, Private) else value for value in values)
 
-    def _closed(self, value: bytes | str) -> bytes | str:
+    def _closed(self, private: Private) -> bytes | str:
+        value = private.value
         encoded = value.encode() if isinstance(value, str) else value
-        if not self._redactor.suspects(encoded):
+        if not (private.surely or self._redactor.suspects(encoded)):
             return value
         return self.seal.close_text(value) if isinstance(value, str) else self.seal.close(value)
 

@@ -12,6 +12,7 @@ from baa.api.sessions import InputPart, LocalImage, Sandbox, SessionSettings, Tu
 from baa.codexd.appserver import jsonrpc
 from baa.codexd.appserver import messages as m
 from baa.codexd.machines import inputs as i
+from baa.codexd.machines.interaction import secrets_of
 
 OFF: Final = (
     "features.plugins=false",
@@ -29,11 +30,15 @@ HISTORY_TURNS: Final = 20
 
 
 class Line(Struct, frozen=True):
-    """A line for the child. `request_id` is set if an answer is due; `note` is what that answer will need besides."""
+    """A line for the child. `request_id` is set if an answer is due; `note` is what that answer will need besides.
+
+    `secret`: somebody was asked for a secret, and it is in here.
+    """
 
     request_id: str | None
     data: bytes
     note: bytes | None = None
+    secret: bool = False
 
 
 class SteerNote(Struct, frozen=True):
@@ -120,7 +125,8 @@ def line_of(effect: i.LineEffect, number: int) -> Line:
             }
             return _request(f"{effect.session_id}:history", number, "thread/turns/list", params)
         case i.Answer():
-            return Line(None, jsonrpc.answer(effect.request_id, _answer(effect)))
+            secret = effect.answer is not None and bool(secrets_of(effect.kind, effect.request))
+            return Line(None, jsonrpc.answer(effect.request_id, _answer(effect)), secret=secret)
         case _:
             assert_never(effect)
 

@@ -1,4 +1,4 @@
-"""What Codex waits for: the table of an interaction, and which answers fit a question."""
+"""What Codex waits for: the table of an interaction, which answers fit a question, and what is told of one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+import msgspec
 from msgspec import Raw
 
 from baa.api.interactions import AnswerInteraction, InteractionKind, InteractionStatus
@@ -101,3 +102,39 @@ def _unfit_content(kind: InteractionKind, content: Any) -> str | None:
         items = isinstance(content, list) and all(isinstance(item, dict) for item in content)
         return None if items or isinstance(content, str) else "`content` of a tool call is a text, or a list of items."
     return None if isinstance(content, dict) else "`content` must be an object."
+
+
+UNTOLD: Final = "[redacted]"
+"""What stands for a secret, as everywhere in the log."""
+
+
+def told(kind: InteractionKind, request: Raw, answer: AnswerInteraction) -> AnswerInteraction:
+    """The answer as anybody is told it: without what Codex asked for as a secret."""
+    names = secrets_of(kind, request)
+    if not names:
+        return answer
+    content = _without(names, answer.content) if isinstance(answer.content, dict) else answer.content
+    return msgspec.structs.replace(answer, answers=answer.answers and _without(names, answer.answers), content=content)
+
+
+def secrets_of(kind: InteractionKind, request: Raw) -> frozenset[str]:
+    """The questions, or the fields of a form, whose answers are meant to be seen by nobody."""
+    asked = msgspec.json.decode(request)
+    match kind, asked:
+        case InteractionKind.USER_INPUT, {"questions": [*questions]}:
+            return frozenset(str(each.get("id")) for each in questions if _is(each, isSecret=True))
+        case InteractionKind.ELICITATION, {"requestedSchema": {"properties": {**fields}}}:
+            hidden = [
+                name for name, each in fields.items() if _is(each, format="password") or _is(each, writeOnly=True)
+            ]
+            return frozenset(map(str, hidden))
+        case _:
+            return frozenset()
+
+
+def _is(given: Any, **wanted: Any) -> bool:
+    return isinstance(given, dict) and all(given.get(name) == value for name, value in wanted.items())
+
+
+def _without(names: frozenset[str], said: dict[str, Any]) -> dict[str, Any]:
+    return {name: UNTOLD if name in names else value for name, value in said.items()}

@@ -18,7 +18,7 @@ from baa.api.sessions import Fork, SessionSettings, TurnStatus
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import Child
 from baa.codexd.machines.inputs import Effect, NewEvent
-from baa.codexd.machines.interaction import Question
+from baa.codexd.machines.interaction import Question, told
 from baa.codexd.machines.turn import Turn, TurnChange
 
 TURN_OVER: Final = {"message": "The turn ended before Codex took this."}
@@ -165,7 +165,8 @@ def withdraw(session: Session, by: ResolvedBy, *, turn_id: str | None = None, ge
 def question_ended(session: Session, question: Question, by: ResolvedBy, answer: AnswerInteraction | None) -> NewEvent:
     """The event that ends an interaction."""
     type_ = EventType.INTERACTION_EXPIRED if by is ResolvedBy.DEADLINE else EventType.INTERACTION_RESOLVED
-    payload = e.InteractionEnded(interaction_id=question.interaction_id, resolved_by=by, answer=answer)
+    said = None if answer is None else told(question.kind, question.request, answer)
+    payload = e.InteractionEnded(interaction_id=question.interaction_id, resolved_by=by, answer=said)
     return NewEvent(type_, session.session_id, question.turn_id, payload)
 
 
