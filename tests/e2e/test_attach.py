@@ -36,14 +36,18 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         yield House(node, model)
 
 
-def attached(node: Node, session_id: str) -> Screen:
+WIDE = (220, 30)
+"""For what stands in the bottom line behind the folder, whose name is as long as it is."""
+
+
+def attached(node: Node, session_id: str, *, size: tuple[int, int] = (100, 30)) -> Screen:
     """Codex's UI on a session. It has a home of its own, as a person has."""
     home = node.folder / "person"
     (home / ".codex").mkdir(parents=True, exist_ok=True)
     settings = "check_for_update_on_startup = false\n[features]\nplugins = false\n[analytics]\nenabled = false\n"
     (home / ".codex" / "config.toml").write_text(settings)
     environment = {**node.environment(), "HOME": str(home)}
-    return Screen(node.folder, (sys.executable, "-m", "baa.cli", "attach", session_id), environment)
+    return Screen(node.folder, (sys.executable, "-m", "baa.cli", "attach", session_id), environment, size=size)
 
 
 async def turns_of(node: Node, session_id: str) -> list[Json]:
@@ -223,11 +227,11 @@ async def test_a_name_stays_with_the_session(house: House) -> None:
     node, _ = house
     session_id = await node.session(sandbox="workspace-write", approvalPolicy="on-request")
     await node.play(session_id, "first")
-    async with attached(node, session_id) as screen:
+    async with attached(node, session_id, size=WIDE) as screen:
         await screen.shows("Said before", "Ask Codex")
         await screen.type("/rename Tabs")
         await screen.press_until("Enter", lambda text: "· Tabs" in text, "the name")
-    async with attached(node, session_id) as screen:
+    async with attached(node, session_id, size=WIDE) as screen:
         await screen.shows("Said before", "· Tabs")
 
 
