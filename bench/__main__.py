@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from bench import alone, growth, plot, queue, side_by_side
-from bench.codexd import Codexd
+from bench.codexd import CONNECTIONS, Codexd
 from bench.growth import Series
 from bench.model import script, served
 from bench.row import Row, table
@@ -31,7 +32,7 @@ FULL = {
     "sessions": 1000,
     "grown_sessions": (1, 1000, 10_000),
     "events": (10_000, 100_000, 1_000_000),
-    "subscribers": (1, 10, 100, 200),  # codexd takes 256 connections
+    "subscribers": (1, 10, 100, 1000),
     "steady": 300,
     "tasks": 20,
     "finished": (10, 1000, 10_000, 100_000),
@@ -65,6 +66,7 @@ def main() -> int:
     parser.add_argument("--plots", type=Path, help="draw what grows, an SVG each, into this folder")
     given = parser.parse_args()
     sizes = SHORT if given.short else FULL
+    room_for(2 * CONNECTIONS)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         rows, series = _measured(Path(name), sizes)
     print(table(rows, side_by_side.CONTENDERS))
@@ -78,6 +80,14 @@ def main() -> int:
             name = f"{each.name} by {each.x}".replace(" ", "-").replace(",", "").replace("'", "")
             (given.plots / f"{name}.svg").write_text(plot.svg(each))
     return 0
+
+
+def room_for(descriptors: int) -> None:
+    """Let the processes that are measured have so many files and sockets, as far as the system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = descriptors if hard == resource.RLIM_INFINITY else min(descriptors, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _measured(folder: Path, sizes: dict[str, object]) -> tuple[list[Row], list[Series]]:

@@ -20,6 +20,8 @@ from bench.contender import Played, settings
 from bench.wire import Closed, Http, WebSocket
 
 EVENTS = "/v1/codexd/events"
+CONNECTIONS = 1100
+"""As many clients as it is measured with, and some more; codexd takes fewer unless it is told otherwise."""
 DELTA = b'"type":"item.delta"'
 ENDS = tuple(f'"type":"turn.{end}"'.encode() for end in ("completed", "failed", "interrupted", "expired", "lost"))
 
@@ -64,6 +66,7 @@ class Codexd:
             "BAA_HOME": str(self.folder / "baa"),
             "BAA_CONFIG": str(self.folder / "baa.toml"),
             "BAA_CODEXD_LOCAL_API_BASE": "http://127.0.0.1:0",
+            "BAA_CODEXD_CONNECTIONS": str(CONNECTIONS),
         }
         self._process = self._stack.enter_context(
             subprocess.Popen((sys.executable, "-m", "baa.codexd"), env=environment, stdout=subprocess.PIPE)

@@ -14,23 +14,19 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 import platformdirs
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from baa.api.errors import CannotStart
-from baa.api.sessions import ApprovalPolicy, Sandbox
+from baa.config_file import WORKTREES, Ceiling, File
 
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 NODE_ID: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
-CODEXD_API: Final = "http://127.0.0.1:4319"
-CONDUCTOR_API: Final = "http://127.0.0.1:4317"
-STATUS_API: Final = "http://127.0.0.1:4318"
-WORKTREES: Final = "~/baa-worktrees"
 FILE_MAX: Final = 64 << 10  # Characters; ours have 2000, the parser takes minutes for a megabyte made for it.
 
 PRIVATE: Final = tuple(
@@ -59,80 +55,6 @@ class Address(Struct, frozen=True):
     def url(self) -> str:
         """As clients write it."""
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
-
-
-class Ceiling(Struct, frozen=True, forbid_unknown_fields=True):
-    """The most that a request may ask for: of `approval` and `models` the first is the default.
-
-    (Of `approval`, `never` where that is among them.) No model: any. `network`: in the sandbox `workspace-write`.
-    """
-
-    sandbox: Sandbox = Sandbox.WORKSPACE_WRITE
-    network: bool = False
-    roots: tuple[str, ...] = ("~",)
-    approval: Annotated[tuple[ApprovalPolicy, ...], Meta(min_length=1)] = tuple(ApprovalPolicy)
-    models: tuple[str, ...] = ()
-
-
-class CodexdFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """The table `[codexd]` of baa.toml; each key is also a variable, `BAA_CODEXD_` and the key in capitals."""
-
-    local_api_base: str = CODEXD_API
-    event_stream_path: str = "/v1/codexd/events"
-    state_dir: str = "state/codexd"
-    logs_dir: str = "logs/codexd"
-    codex_home: str = "state/codexd/codex-home"
-    server_command: str = "codex"
-    server_args: tuple[str, ...] = ("app-server",)
-    orphan_ms: int = 600_000
-    drain_ms: int = 0
-    idle_ms: int = 60_000
-    interaction_deadline_ms: int = 900_000
-    log_age_ms: int = 2_592_000_000
-    log_delta_ms: int = 86_400_000
-    log_bytes: int = 2_147_483_648
-    answer_ms: int = 60_000
-    watch_ms: int = 10_000
-    child_soft_mib: int = 1024
-    child_hard_mib: int = 4096
-
-
-class ConductorFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """The table `[conductor]`; each key is also a variable, `BAA_CONDUCTOR_` and the key in capitals."""
-
-    local_api_base: str = CONDUCTOR_API
-    history_ms: int = 30 * 86_400_000
-
-
-class StatusApiFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """The table `[status_api]`; each key is also a variable, `BAA_STATUS_API_` and the key in capitals."""
-
-    base: str = STATUS_API
-
-
-class WorkerFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """The table `[worker]`; each key is also a variable, `BAA_WORKER_` and the key in capitals."""
-
-    slots: int = 2
-    node_ttl_ms: int = 15_000
-    worktrees: str = WORKTREES
-    embedded: bool = True
-    drain_ms: int = 0
-
-
-class File(Struct, frozen=True, forbid_unknown_fields=True):
-    """baa.toml. `node_id`, `engine_url` and `control_api_base` are also variables, `BAA_` and the key in capitals."""
-
-    home: str | None = None
-    node_id: str = ""
-    engine_url: str = ""
-    control_api_base: str = ""
-    allowed_hosts: list[str] = []
-    codexd: CodexdFile = CodexdFile()
-    conductor: ConductorFile = ConductorFile()
-    status_api: StatusApiFile = StatusApiFile()
-    worker: WorkerFile = WorkerFile()
-    ceiling: Ceiling = Ceiling()
 
 
 TABLES: Final = ("codexd", "conductor", "status_api", "worker")
@@ -178,6 +100,7 @@ class Config(Struct, frozen=True, kw_only=True):
     watch_ms: int
     child_soft_mib: int
     child_hard_mib: int
+    connections: int
     ceiling: Ceiling
     config_file: Path | None = None
 
@@ -308,6 +231,8 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         raise CannotStart("watch_ms and answer_ms are milliseconds: 1 or more. A child that hangs must be found.")
     if min(codexd.child_soft_mib, codexd.child_hard_mib) < 0:
         raise CannotStart("child_soft_mib and child_hard_mib are MiB: 0 (no limit) or more.")
+    if codexd.connections < 1:
+        raise CannotStart("connections must be 1 or more: how many clients codexd takes at once.")
     if file.worker.node_ttl_ms < 1000:
         raise CannotStart("BAA_WORKER_NODE_TTL_MS is milliseconds: 1000 or more. A heartbeat must have time to arrive.")
     if min(file.worker.drain_ms, file.conductor.history_ms) < 0:
@@ -346,6 +271,7 @@ def resolve(file: File, environ: Mapping[str, str]) -> Config:
         watch_ms=codexd.watch_ms,
         child_soft_mib=codexd.child_soft_mib,
         child_hard_mib=codexd.child_hard_mib,
+        connections=codexd.connections,
         ceiling=file.ceiling,
     )
 

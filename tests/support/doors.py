@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Final, Literal, cast
 
-from baa import config
 from baa.codexd import http as codexd_http
 from baa.conductor import http as conductor_http
 from baa.conductor.passthrough import REQUEST_FIELDS
+from baa.config_file import File
 from baa.http.guard import Guard, loopback_hosts
 from baa.http.keyring import Keyring
 from baa.http.limits import App, Message, Receive, Scope, Send
@@ -29,7 +29,7 @@ PORT: Final = 4319
 READ: Final = "r" * 43
 DRIVE: Final = "d" * 43
 PROXY: Final = "mini.tail1234.ts.net"
-EVENTS: Final = config.File().codexd.event_stream_path
+EVENTS: Final = File().codexd.event_stream_path
 
 Headers = list[tuple[bytes, bytes]]
 

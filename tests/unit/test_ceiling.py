@@ -12,7 +12,7 @@ from baa.api.errors import Code, Rejected
 from baa.api.sessions import ApprovalPolicy, CreateSession, Sandbox, SessionSettings, StartTurn, TurnRequest
 from baa.codexd.machines.inputs import HandTurn
 from baa.codexd.policy import Policy
-from baa.config import Ceiling
+from baa.config_file import Ceiling
 from tests.support.faults import saw
 from tests.support.home import Home
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from baa import config
 from baa.api.events import PAYLOADS, Events, EventType, Heartbeat, Hello, Payload
 from baa.codexd.appserver.translate import STREAMS
 from baa.codexd.openapi import document
 from baa.codexd.subscriptions import CLOSED_SLOW, HEARTBEAT_S, PARAMETERS, UNREAD_S
+from baa.config_file import File
 from baa.http.request import PAGE, PAGE_MAX, WAIT_MAX_MS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +98,7 @@ def test_figures_are_those_of_the_code() -> None:
     assert f"no frame for {UNREAD_S:.0f} s is closed with {CLOSED_SLOW}" in TEXT
     assert f"`waitMs` (at most {WAIT_MAX_MS})" in TEXT
     assert f"at most {PAGE_MAX} events ({PAGE} if not given), at most {WAIT_MAX_MS} ms (0)" in TEXT
-    assert config.File().codexd.event_stream_path in TEXT
+    assert File().codexd.event_stream_path in TEXT
     assert set(re.findall(r"closed with (\d+)", TEXT)) == set(
         document("/live")["paths"]["/live"]["get"]["x-websocket"]["close"]
     )

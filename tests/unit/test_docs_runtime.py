@@ -15,6 +15,7 @@ from baa import config
 from baa.cli import app
 from baa.codexd.operations import operations
 from baa.conductor import http as conductor_http
+from baa.config_file import File
 from baa.status_api import http as status_http
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,7 @@ def routes() -> set[str]:
     """Every route of the three programs, codexd's from its table and the others' as their modules write them."""
     folders = {Path(str(module.__file__)).parent for module in (conductor_http, status_http)}
     written = "".join(path.read_text() for folder in folders for path in folder.glob("http*.py"))
-    of_codexd = {operation.path for operation in operations(config.File().codexd.event_stream_path)}
+    of_codexd = {operation.path for operation in operations(File().codexd.event_stream_path)}
     return of_codexd | set(re.findall(r'"(/(?:healthz|readyz|rolez|v1/[\w/{}:]+?)/?)"', written))
 
 
@@ -110,7 +111,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(BAA_\w+)` \| (.+?) \|", text, re.MULTILINE))
     assert set(rows) == set(config.variables())
     for table in config.TABLES:
-        for field in msgspec.structs.fields(getattr(config.File(), table)):
+        for field in msgspec.structs.fields(getattr(File(), table)):
             default = field.default
             shown = " ".join(default) if isinstance(default, tuple) else str(default)
             shown = shown.lower() if isinstance(default, bool) else shown

@@ -8,7 +8,7 @@ import pytest
 
 from baa.api.tasks import ATTEMPT_ENDED, Check, SubmitTask
 from baa.conductor.leader import TTL_MS
-from baa.config import File
+from baa.config_file import File
 from baa.worker import checks, decisions
 from baa.worker.decisions import Why
 from baa.worker.git import Trouble

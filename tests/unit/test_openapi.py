@@ -12,7 +12,6 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from baa import config
 from baa.api.errors import STATUS, Code
 from baa.api.events import PAYLOADS, EventType
 from baa.api.sessions import Sandbox
@@ -35,6 +34,7 @@ from baa.codexd.supervisor import Supervisor
 from baa.codexd.watch import Watching
 from baa.conductor import openapi as conductor_openapi
 from baa.conductor import operations as conductor_operations
+from baa.config_file import File
 from baa.http.described import OF_NO_ROUTE
 from baa.http.patience import Patience
 from baa.http.request import PAGE_MAX, WAIT_MAX_MS
@@ -42,7 +42,7 @@ from baa.http.routes import RouteTable
 from tests.support.described import Described, codes_of
 from tests.support.doors import tables
 
-EVENTS = config.File().codexd.event_stream_path
+EVENTS = File().codexd.event_stream_path
 ROOT = Path(__file__).resolve().parents[2]
 META = json.loads((ROOT / "tests" / "unit" / "data" / "openapi-3.1.json").read_text())
 DOCUMENT: dict[str, Any] = json.loads(msgspec.json.encode(document(EVENTS)))

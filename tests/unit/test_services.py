@@ -13,6 +13,7 @@ import pytest
 from baa import config
 from baa.api.errors import CannotStart
 from baa.config import Config
+from baa.config_file import CodexdFile
 from baa.runtime import services
 from baa.runtime.services import DEFAULT_SET, SERVICES, Service, chosen, describe, launchd_plist, systemd_unit
 
@@ -99,7 +100,7 @@ def test_codexd_has_the_seeds_settings_and_app_server_defaults() -> None:
     assert environment["BAA_CODEXD_EVENT_STREAM_PATH"] == "/v1/codexd/events"
     assert environment["BAA_CODEXD_SERVER_COMMAND"] == "codex"
     assert environment["BAA_CODEXD_SERVER_ARGS"] == "app-server"
-    table = {f"BAA_CODEXD_{field.name.upper()}" for field in msgspec.structs.fields(config.CodexdFile)}
+    table = {f"BAA_CODEXD_{field.name.upper()}" for field in msgspec.structs.fields(CodexdFile)}
     assert table <= environment.keys()
     assert all("BAA_CONTROL_API_BASE" not in service.environment for service in described())
     with_base = by_name(BAA_CONTROL_API_BASE="https://control.example")

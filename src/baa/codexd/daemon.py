@@ -54,6 +54,7 @@ from baa.config import INTERRUPT_S, KILLED_S, LADDER_S, Config
 from baa.http import published, serve
 from baa.http.guard import Guard, loopback_hosts
 from baa.http.keyring import TokenFiles
+from baa.http.limits import Allowance
 from baa.http.patience import Patience
 from baa.http.tokens import ensure_tokens
 from baa.known_secrets import KnownSecrets
@@ -207,7 +208,7 @@ async def _serve(
     ensure_tokens(config.tokens_dir)
     tokens = TokenFiles(config.tokens_dir)
     guard = Guard(app, program="codexd", allowed_hosts=hosts, routes=routes, tokens=tokens, refused=refused)
-    server = serve.HttpServer(guard, sock, refused=refused)
+    server = serve.HttpServer(guard, sock, refused=refused, allowance=Allowance(connections=config.connections))
     async with attaching.serving(), asyncio.TaskGroup() as tasks:
         child = tasks.create_task(_look_after_child(daemon, left), name="supervisor")
         # So that nobody is answered before it is known if there is a Codex; reads do not wait for space.

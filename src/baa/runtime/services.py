@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from baa.api.errors import CannotStart
-from baa.config import WORKTREES, Config
+from baa.config import Config
+from baa.config_file import WORKTREES
 
 SERVICES: Final = ("conductor", "codexd", "status-api", "worker-runner")
 DEFAULT_SET: Final = ("conductor", "codexd", "status-api")
@@ -183,6 +184,7 @@ def _settings(config: Config, name: str) -> dict[str, str]:
                 "BAA_CODEXD_WATCH_MS": str(config.watch_ms),
                 "BAA_CODEXD_CHILD_SOFT_MIB": str(config.child_soft_mib),
                 "BAA_CODEXD_CHILD_HARD_MIB": str(config.child_hard_mib),
+                "BAA_CODEXD_CONNECTIONS": str(config.connections),
             }
         case "conductor":
             return conductor | codexd | engine | worker | {"BAA_CONDUCTOR_HISTORY_MS": str(config.history_ms)}
