@@ -12,11 +12,12 @@ from baa.api.tasks import Attempt, AttemptState, TaskState
 from baa.conductor.dispatch import ATTEMPTS_KEPT_MS, Dispatch
 from baa.conductor.leader import Leader
 from baa.engine.store import Engine, EngineFailed
-from tests.support.engines import TTL, TURN_LEASE, Fleet, fleet_on, join, lead, running, submit
+from tests.support.engines import TTL, TURN_LEASE, Fleet, beat, fleet_on, join, lead, running, submit
 from tests.support.faults import saw
 from tests.support.node import within
 
 HISTORY = 600_000
+HOUR = 3_600_000
 
 
 class Remembers:
@@ -223,6 +224,27 @@ async def test_a_leader_that_stood_still_begins_to_count_anew(leading: Leading) 
     leading.fleet.later(TTL + TURN_LEASE)
     await leading.leads()
     assert (await engine.task(task.task_id)).attempts[0].state is AttemptState.RUNNING  # type: ignore[index]
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+async def test_a_databases_clock_that_is_set_takes_nothing_from_who_lives(leading: Leading, jump: int) -> None:
+    """Forward: every lease has expired at once, the leader's too. Back: each is good again from its next renewal on."""
+    engine = leading.engine
+    leading.fleet.later(2 * HOUR)
+    owner = await join(engine)
+    attempt = await running(engine, owner)
+    await engine.release("leader", holder="leader", term=await lead(engine))
+    await leading.leads()
+    led = leading.leader.term()
+    leading.fleet.later(jump)
+    for _ in range(0, 3 * TTL, 2000):
+        await leading.after(2000, step=2000)
+        assert await beat(engine, owner), "the leader looked first, and gave nobody up"
+    assert leading.leader.term() == led if jump < 0 else (leading.leader.term() or 0) > (led or 0)
+    ended = await engine.finish(owner, attempt.attempt_id, AttemptState.SUCCEEDED)
+    assert (ended.state, ended.attempt_count) == (TaskState.SUCCEEDED, 1)
+    await leading.after(TTL + TURN_LEASE)
+    assert [each.state for each in await engine.nodes()] == ["gone"], "silence counts as ever"
 
 
 async def test_a_submit_wakes_the_leader(leading: Leading) -> None:

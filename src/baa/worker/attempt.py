@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -31,7 +31,7 @@ from baa.api.tasks import (
 from baa.api.tasks import Workspace as Kind
 from baa.client.pauses import pauses
 from baa.clock import Clock
-from baa.engine.store import EngineFailed, Lost, Standing
+from baa.engine.store import Engine, EngineFailed, Lost
 from baa.worker import checks, committing, decisions, prompts
 from baa.worker.decisions import Await, End, Facts, RunCheck, Spent, Start, Why
 from baa.worker.git import WorkspaceFailed
@@ -50,39 +50,6 @@ GIVE_UP_S: Final = 3.0
 """Seconds that codexd is given to begin something, once the end of the task was asked for."""
 
 _log = structlog.get_logger("worker")
-
-
-class Engine(Protocol):
-    """What an attempt needs of the engine."""
-
-    async def claim(self, task_id: str, number: int, *, node_id: str, owner: str) -> tuple[Task, Attempt] | None:
-        """Take the attempt up; None: there is nothing to do."""
-
-    async def record(
-        self,
-        owner: str,
-        attempt_id: str,
-        *,
-        session_id: str | None = None,
-        turn_id: str | None = None,
-        evidence: Evidence | None = None,
-        tokens: int | None = None,
-        events: Sequence[tuple[str, Mapping[str, Any]]] = (),
-    ) -> Standing:
-        """Write down how far it is. Raises Lost."""
-
-    async def finish(
-        self,
-        owner: str,
-        attempt_id: str,
-        state: AttemptState,
-        *,
-        reason: str | None = None,
-        evidence: Evidence | None = None,
-        tokens: int | None = None,
-        park_until_ms: int | None = None,
-    ) -> Task:
-        """End it and move its task on. Raises Lost."""
 
 
 @dataclass(frozen=True, slots=True)
