@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> int:
             found.append(tried(each, workers))
             print(f"compat: {each}: {found[-1].passed} passed, {len(found[-1].failed)} failed", file=sys.stderr)
             keep(found[-1])
-    except NoRelease as why:
+    except (NoRelease, subprocess.CalledProcessError) as why:
         print(why, file=sys.stderr)
         return 69
     print(table(found))

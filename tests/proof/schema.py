@@ -395,7 +395,7 @@ def main(arguments: list[str]) -> int:
         return 64
     try:
         old, new = (facts(schema_of(codex_of(each))) for each in arguments)
-    except NoRelease as why:
+    except (NoRelease, subprocess.CalledProcessError) as why:
         print(why)
         return 69
     print(report(arguments[0], arguments[1], differences(old, new)))

@@ -22,7 +22,8 @@ Every command has `--help`. With `--json` it says the same for programs, in one 
 `{"ok":false,"error":{"code","message","details"}}`, with a code of codexd's, or `unreachable` (no program answers),
 `usage` (wrong use) or `cannot_start`. Exit codes are those of sysexits.h: 0 done, 64 wrong use, 65 refused as it was
 asked, 66 there is no such thing, 69 a program does not answer, 70 a mistake of ours, 73 and 74 a file cannot be made
-or written, 75 not now, 77 not allowed or not logged in, 78 the configuration; 1 a check failed; 130 Ctrl-C.
+or written, 75 not now, 77 not allowed or not logged in, 78 the configuration; 1 a check failed; 130 Ctrl-C,
+141 nobody reads on what it prints.
 `baa --install-completion` is for bash, zsh and fish.
 """
 

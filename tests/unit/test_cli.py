@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,32 @@ def test_a_screen_needs_a_terminal(command: tuple[str, ...]) -> None:
     done = baa(*command, HOME="/nowhere")
     assert (done.returncode, done.stdout) == (64, "")
     assert done.stderr.startswith(f"baa: baa {command[0]} needs a terminal.")
+
+
+@pytest.mark.parametrize("arguments", [("config", "show"), ("token", "show", "--json")])
+def test_whoever_has_read_enough_is_not_told_a_traceback(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+        "BAA_HOME": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    command = [sys.executable, "-m", "baa.cli", *arguments]
+    try:
+        done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, check=False, env=environment)
+    finally:
+        os.close(writes)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("arguments", [(b"run", b"x\xff"), (b"run",)])
+def test_a_prompt_that_is_no_text_is_refused(arguments: tuple[bytes, ...], tmp_path: Path) -> None:
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+        "BAA_HOME": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    command = [sys.executable.encode(), b"-m", b"baa.cli", *arguments]
+    done = subprocess.run(command, input=b"x\xff", capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (65, b"", b"baa: The prompt is not UTF-8 text.\n")

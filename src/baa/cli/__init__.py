@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 
 from baa import __version__
-from baa.api.errors import CannotStart
+from baa.cli.ending import ended
 from baa.cli.options import File, Json
-
-EX_USAGE: Final = 64
-SIGINT_EXIT: Final = 130
 
 SandboxName: TypeAlias = Literal["read-only", "workspace-write", "danger-full-access"]
 ApprovalName: TypeAlias = Literal["untrusted", "on-request", "never"]
@@ -470,26 +466,4 @@ def run_demo(
 
 def main() -> None:
     """The entry point: runs the command line and exits with its code (sysexits)."""
-    try:
-        code = app(exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as misused:
-        misused.verbose = False
-        command = " ".join(("baa", *(misused.command_chain or ())))
-        code = _complain(CannotStart(f"{misused}\nSee: {command} --help", exit_code=EX_USAGE))
-    except CannotStart as refused:
-        code = _complain(refused)
-    except KeyboardInterrupt:
-        code = SIGINT_EXIT
-    sys.exit(code)
-
-
-def _complain(refused: CannotStart) -> int:
-    from baa.cli.plain import json_line, plain  # not needed for --help
-
-    if "--json" in itertools.takewhile(lambda each: each != "--", sys.argv[1:]):
-        from baa.cli.remote import failure
-
-        print(json_line({"ok": False, "error": failure(refused)}))
-    else:
-        sys.stderr.write(plain(f"baa: {refused.message}\n"))
-    return refused.exit_code
+    sys.exit(ended(lambda: app(exit_on_error=False, print_error=False, result_action="return_value")))

@@ -99,7 +99,7 @@ def run(
     if prompt is None and sys.stdin.isatty():
         raise CannotStart("Say what to do: baa run PROMPT, or send it to stdin.", exit_code=EX_USAGE)
     asked = Asked(
-        prompt=sys.stdin.read() if prompt is None else prompt,
+        prompt=_text(prompt),
         cwd=os.path.realpath(cwd or "."),
         go_on=go_on,
         detach=detach,
@@ -118,6 +118,18 @@ def run(
             raise CannotStart(error.message, exit_code=exit_code(error)) from error
         print(json_line({"ok": False, "error": failure(error)}))
         return exit_code(error)
+
+
+def _text(prompt: str | None) -> str:
+    """What to do, else what stdin says. Raises CannotStart."""
+    try:
+        if prompt is None:
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # type: ignore[union-attr]
+            return sys.stdin.read()
+        prompt.encode()  # an argument that is no text holds halves of surrogate pairs
+    except UnicodeError:
+        raise CannotStart("The prompt is not UTF-8 text.", exit_code=EX_DATAERR) from None
+    return prompt
 
 
 def _schema(path: Path) -> dict[str, Any]:
