@@ -212,14 +212,16 @@ class _Rounds:
 
     async def past(self, seq: int) -> None:
         """Wait for the round in which there is an event after `seq`."""
+        coming = self._next  # looked up first: the pause may end between two looks at the time, and the round begin
         if self._log.head > seq:
             if not self._resting():
                 return
             self._news()
         while True:
-            await self._next.wait()
+            await coming.wait()
             if self._log.head > seq:
                 return
+            coming = self._next
 
     def _resting(self) -> bool:
         return self.together and asyncio.get_running_loop().time() < self._until
