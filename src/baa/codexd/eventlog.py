@@ -181,7 +181,8 @@ class EventLog:
         """Give a transaction to the writer. What is in its `done` is called after the commit, in this thread."""
         self._backlog += len(transaction.events)
         self._measure_backlog()
-        self._gathered.append(transaction)
+        with self._gathering:
+            self._gathered.append(transaction)
         if transaction.done or self._loop.time() >= self._together_until:
             self._give()
         elif self._giving is None:
@@ -195,10 +196,10 @@ class EventLog:
         self._give_gathered()
 
     def _give_gathered(self) -> None:
-        with self._gathering:  # `close` is another thread's
+        with self._gathering:  # `close` is another thread's: what it gives is whole, and stands where it was given
             gathered, self._gathered = self._gathered, []
-        if gathered:
-            self._given.put(gathered)
+            if gathered:
+                self._given.put(gathered)
 
     def change_epoch(self, transaction: Transaction) -> None:
         """From this transaction on it is another log: every cursor given so far is worth nothing."""
