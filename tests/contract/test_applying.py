@@ -199,11 +199,28 @@ async def test_what_was_brought_home_and_taken_away_is_known_as_long_as_it_shall
     assert made.folder.exists()
     await remove(repo.folder, root, task, remember=True)
     assert not made.folder.exists()
-    assert repo.refs() == [f"refs/baa/{task}/applied", "refs/heads/main"]
+    assert repo.refs() == [f"refs/baa/{task}/applied", f"refs/baa/{task}/home", "refs/heads/main"]
     assert (await apply(repo.folder, task, How.PICK, "m")).already
     assert await tasks_of(repo.folder) == [task]
     await remove(repo.folder, root, task)
     assert (await tasks_of(repo.folder), repo.refs()) == ([], ["refs/heads/main"])
+
+
+@pytest.mark.parametrize("how", list(How))
+async def test_what_was_brought_home_and_undone_there_is_not_taken_away_and_can_be_brought_again(
+    repo: Repository, root: Path, how: How
+) -> None:
+    task, made, _ = await worked(repo, root, new="x\n")
+    repo.write("other", "meanwhile\n")
+    before = repo.commit("meanwhile")
+    await apply(repo.folder, task, how, "m")
+    repo.git("reset", "--quiet", "--hard", before)
+    assert (await fails(remove(repo.folder, root, task))).code is Trouble.UNMERGED
+    assert made.folder.exists()
+    assert not (await apply(repo.folder, task, how, "m")).already
+    assert repo.shown("main:new") == "x"
+    await remove(repo.folder, root, task)
+    assert not made.folder.exists()
 
 
 async def test_a_worktree_in_another_folder_stays(repo: Repository, root: Path, tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ async def apply(home: Path, task_id: str, how: How, message: str) -> Applied:
     head = await repository.required(git, "HEAD")
     if tip is None:  # its branch was taken away, once it was brought home
         return Applied(head, onto, already=True)
-    brought = await repository.commit_of(git, repository.applied_ref(task_id))
-    if brought == tip or await repository.is_ancestor(git, tip, head):
+    became = await _became(git, task_id, tip)
+    if await repository.is_ancestor(git, tip, head) or (became and await repository.is_ancestor(git, became, head)):
         return Applied(head, onto, already=True)
     await _must_be_clean(git, located.top)
     new = await _result(git, task_id, how, head, tip, message)
@@ -64,8 +64,17 @@ async def apply(home: Path, task_id: str, how: How, message: str) -> Applied:
     there = how is How.PICK and await repository.tree_of(git, new) == await repository.tree_of(git, head)
     if not there:
         await _forward(git, located.top, new)
-    await git("update-ref", repository.applied_ref(task_id), tip)
-    return Applied(head if there else new, onto, already=there)
+    became = head if there else new
+    refs = f"update {repository.applied_ref(task_id)} {tip}\nupdate {repository.home_ref(task_id)} {became}\n"
+    await git("update-ref", "--stdin", stdin=refs.encode())
+    return Applied(became, onto, already=there)
+
+
+async def _became(git: Git, task_id: str, commit: str) -> str | None:
+    """The commit that the task's `commit` was brought home as, though that may have been undone since; or None."""
+    if commit != await repository.commit_of(git, repository.applied_ref(task_id)):
+        return None
+    return await repository.commit_of(git, repository.home_ref(task_id))
 
 
 async def _tip(git: Git, task_id: str) -> str | None:
@@ -146,8 +155,8 @@ async def remove(home: Path, worktrees: Path, task_id: str, *, remember: bool = 
     `remember`: what was brought home is still known, so that to apply it again does nothing. `look`: only see whether
     it could be done.
 
-    Work is what is not committed (files that git ignores do not count), what no other branch holds and was not applied,
-    and what a process is in. Only for a task that has ended: between two turns of one that runs, nothing tells.
+    Work is what is not committed (files that git ignores do not count), what no other branch holds as it is or as
+    applied, and what a process is in. Only for a task that has ended: between the turns of another, nothing tells.
     """
     located = await repository.locate(home)
     git, folder = located.git, worktrees / task_id
@@ -173,7 +182,9 @@ async def remove(home: Path, worktrees: Path, task_id: str, *, remember: bool = 
         await git("worktree", "remove", str(folder))
     if tip is not None:
         await git("update-ref", "-d", repository.head_ref(task_id), tip)
-    refs = [repository.base_ref(task_id)] + ([] if remember else [repository.applied_ref(task_id)])
+    refs = [repository.base_ref(task_id)] + (
+        [] if remember else [repository.applied_ref(task_id), repository.home_ref(task_id)]
+    )
     for ref in refs:
         await git("update-ref", "-d", ref)
 
@@ -197,20 +208,21 @@ def _markers(common: Path) -> list[tuple[Path, str]]:
 
 
 async def _must_be_held(git: Git, task_id: str, commit: str | None) -> None:
-    """Another branch, here or as it was last seen at a remote, holds it, or it was brought home as one commit."""
-    if commit is None or commit in (
-        await repository.commit_of(git, repository.base_ref(task_id)),
-        await repository.commit_of(git, repository.applied_ref(task_id)),
-    ):
+    """Another branch, here or as it was last seen at a remote, holds it, or what it was brought home as."""
+    if commit is None or commit == await repository.commit_of(git, repository.base_ref(task_id)):
         return
     own = repository.head_ref(task_id)
-    held = await git("for-each-ref", f"--contains={commit}", "--format=%(refname)", "refs/heads", "refs/remotes")
-    if not [ref for ref in held.text.split("\n") if ref and ref != own]:
-        raise WorkspaceFailed(
-            Trouble.UNMERGED,
-            f"No other branch holds {commit[:12]} of {repository.branch_of(task_id)}. `baa task apply` it, or merge or"
-            " push it; it stays.",
-        )
+    for each in (commit, await _became(git, task_id, commit)):
+        if each is None:
+            continue
+        held = await git("for-each-ref", f"--contains={each}", "--format=%(refname)", "refs/heads", "refs/remotes")
+        if [ref for ref in held.text.split("\n") if ref and ref != own]:
+            return
+    raise WorkspaceFailed(
+        Trouble.UNMERGED,
+        f"No other branch holds {commit[:12]} of {repository.branch_of(task_id)}. `baa task apply` it, or merge or"
+        " push it; it stays.",
+    )
 
 
 def _inside(folder: Path) -> list[int]:

@@ -66,6 +66,11 @@ def applied_ref(task_id: str) -> str:
     return f"refs/baa/{task_id}/applied"
 
 
+def home_ref(task_id: str) -> str:
+    """The ref that keeps what that became where it was brought to: whether it is still there can be asked."""
+    return f"refs/baa/{task_id}/home"
+
+
 async def locate(folder: Path) -> Located:
     """The repository that a folder is in. Raises WorkspaceFailed: `folder_missing`, `not_a_repository`."""
     if not folder.is_absolute() or not folder.is_dir():
