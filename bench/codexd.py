@@ -79,12 +79,16 @@ class Codexd:
         self._stack.callback(self._http.close)
         self.wait_ready()
         self.started_s = time.perf_counter() - began
-        self._socket = self.subscriber()
-        self._stack.callback(self._socket.close)
+        self.listen()
 
     def stop(self) -> None:
         """SIGTERM, and its end; it can be started again."""
         self._stack.close()
+
+    def listen(self) -> None:
+        """Have the one subscriber begin anew, from now: one that was not read meanwhile has been closed."""
+        self._socket = self.subscriber()
+        self._stack.callback(self._socket.close)
 
     def subscriber(self, after: str | None = None) -> WebSocket:
         """One more reader of the stream, from now or after a cursor; its hello is read."""

@@ -42,6 +42,7 @@ def grown(codexd: Codexd, *, sessions: Sequence[int], events: Sequence[int], chu
         while made < size:
             codexd.thread()
             made += 1
+        codexd.listen()
         turn.append((size, _turn_ms(codexd, turns)))
         memory.append((size, rss_mib(codexd.pids()[1])))
         say(f"{size:,} sessions: a small turn {turn[-1][1]:.1f} ms, {memory[-1][1]:.0f} MiB")
