@@ -75,7 +75,7 @@ GAPS: Final[tuple[Gap, ...]] = (
     Gap(
         "a refused login (401) is told as an error of an unknown kind",
         "test_an_error_of_the_model_fails_the_turn_and_not_the_session",
-        since=(0, 154, 0),
+        since=(0, 159, 3),
     ),
     Gap(
         "what a short command printed may be missing in its item",

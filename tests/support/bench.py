@@ -85,6 +85,7 @@ class Bench:
                 b"".join(m + b"\n" if isinstance(m, bytes) else msgspec.json.encode(m) + b"\n" for m in messages)
             )
         while self.generation.spool.read_to < self.spool.stat().st_size:
+            self.loop.wake()
             await self.loop.change(lambda _: None)
         await self.loop.change(lambda _: None)  # what was read last is in the log before this
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from itertools import pairwise
 from pathlib import Path
@@ -20,10 +19,12 @@ from baa.api.events import Event, EventType, parse_cursor
 from baa.api.sessions import TurnRequest
 from baa.clock import SystemClock
 from baa.codexd import eventlog, reading
-from baa.codexd.eventlog import EventLog, LogFailed, Stored, Transaction
+from baa.codexd.eventlog import EventLog, LogFailed, Transaction
 from baa.codexd.machines.inputs import NewEvent
+from baa.codexd.stored import body_of
 from baa.codexd.subscriptions import FRAME_BYTES, SCAN_SEQS, Wanted, read_on
 from baa.sqlite import open_reader
+from tests.support.house import until
 from tests.support.script import SETTINGS
 
 WAIT_S = 20
@@ -124,47 +125,41 @@ async def test_nothing_is_told_before_it_is_on_disk(path: Path) -> None:
         assert seen == [["x"]]
 
 
-async def test_what_is_committed_is_put_down_in_the_log_file_and_neither_callers_nor_the_loop_wait_for_it(
-    path: Path,
-) -> None:
-    heard: list[str] = []
-    read = threading.Event()
+async def test_what_tells_nobody_anything_is_committed_before_the_next_that_does(path: Path) -> None:
+    async with opened(path) as log:
+        log.submit(Transaction(statements=[("INSERT INTO meta (key, value) VALUES ('k', 'a')", ())]))
+        log.submit(
+            Transaction([warning("x")], statements=[("UPDATE meta SET value = value || 'b' WHERE key = 'k'", ())])
+        )
+        await log.wait_past(0)
 
-    def put_down(events: Sequence[Stored]) -> None:
-        read.wait(WAIT_S)
-        heard.extend(event.type for event in events)
+        assert list(log.reader().execute("SELECT value FROM meta WHERE key = 'k'")) == [("ab",)]
+
+
+async def test_what_tells_nobody_anything_is_committed_though_nothing_follows(path: Path) -> None:
+    def committed_by_now(log: EventLog) -> bool:
+        return bool(list(log.reader().execute("SELECT 1 FROM meta WHERE key = 'k'")))
+
+    silent = Transaction(statements=[("INSERT INTO meta (key, value) VALUES ('k', '')", ())])
+    async with opened(path) as log:
+        log.submit(silent)
+        await until(lambda: committed_by_now(log))
+    async with opened(path.with_name("closed.sqlite3")) as log:
+        log.submit(silent)
+    with closing(open_reader(path.with_name("closed.sqlite3"))) as reader:
+        assert list(reader.execute("SELECT 1 FROM meta WHERE key = 'k'"))
+
+
+async def test_where_a_caller_cannot_be_told_codexd_ends_of_it_and_the_log_holds_all(path: Path) -> None:
+    def mistake(_: int) -> None:
+        raise ZeroDivisionError
 
     async with opened(path) as log:
-        log.on_events = put_down
-        transaction = Transaction([warning("x")])
-        heads: list[tuple[int, list[str]]] = []
-        transaction.done.append(lambda _: heads.append((log.head, list(heard))))
-        async with asyncio.TaskGroup() as tasks:
-            waiting = tasks.create_task(log.wait_past(0), name="reader")
-            await committed(log, transaction)
-            await waiting
-        read.set()
-
-    assert heads == [(1, [])]
-    assert heard == ["codex.warning"]
-
-
-async def test_what_has_piled_up_is_committed_in_parts_so_that_the_first_of_it_is_told_soon(path: Path) -> None:
-    sizes: list[int] = []
-    given = threading.Event()
-
-    def put_down(events: Sequence[Stored]) -> None:
-        given.wait(WAIT_S)
-        sizes.append(len(events))
-
-    async with opened(path) as log:
-        log.on_events = put_down
-        await committed(log, Transaction([warning("first")]))
-        for _ in range(7):
-            log.submit(Transaction([warning("x")] * 200, done=[lambda _: None]))
-        given.set()
-        await log.wait_past(1400)
-    assert sizes == [1, 600, 600, 200]
+        log.submit(Transaction([warning("a")], done=[mistake]))
+        with pytest.raises(ZeroDivisionError):
+            await log.failed
+        assert log.head == 1
+    assert methods(path) == ["a"]
 
 
 async def test_what_nobody_waits_for_is_committed_by_itself_and_with_the_next_that_somebody_waits_for(
@@ -456,7 +451,7 @@ async def test_what_is_committed_and_not_told_yet_is_on_no_page_of_the_file(path
 
 def test_a_body_is_put_together_as_json() -> None:
     event = warning('"quoted"', "ses_a")
-    body = eventlog.body_of(event, 7, "2026-11-24T00:00:00.000Z", msgspec.json.encode(event.payload))
+    body = body_of(event, 7, "2026-11-24T00:00:00.000Z", msgspec.json.encode(event.payload))
 
     assert body == (
         b'{"seq":7,"at":"2026-11-24T00:00:00.000Z","type":"codex.warning","sessionId":"ses_a","turnId":null,'

@@ -15,7 +15,7 @@ import structlog
 
 from baa import logs
 from baa.codexd import lifecycle
-from baa.codexd.eventlog import Stored
+from baa.codexd.stored import Stored
 from baa.known_secrets import KnownSecrets
 from tests.support.planted import Planted, core
 

@@ -23,10 +23,11 @@ from baa.codexd.commands import Commands
 from baa.codexd.eventlog import EventLog
 from baa.codexd.handover import Announcement
 from baa.codexd.keepers import Setting
-from baa.codexd.main_loop import MainLoop, Restored
+from baa.codexd.main_loop import MainLoop
 from baa.codexd.openapi import document
 from baa.codexd.operations import ABOUT, operations
 from baa.codexd.policy import Policy
+from baa.codexd.restore import Restored
 from baa.codexd.retention import Limits, Retention
 from baa.codexd.status import Daemon
 from baa.codexd.subscriptions import Subscriptions

@@ -17,8 +17,8 @@ from baa.api.events import EventType
 from baa.api.sessions import ItemStatus, SessionStatus, TurnRequest, TurnStatus
 from baa.api.status import RecentEvent
 from baa.codexd import reading, schema, tables
-from baa.codexd.eventlog import body_of
 from baa.codexd.machines.inputs import NewEvent
+from baa.codexd.stored import body_of
 from tests.support.script import SETTINGS
 
 

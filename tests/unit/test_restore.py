@@ -18,7 +18,7 @@ from baa.clock import SystemClock
 from baa.codexd import restore, schema, tables
 from baa.codexd.machines.session import Session
 from baa.codexd.machines.turn import Item, Turn
-from baa.codexd.main_loop import Key, Restored
+from baa.codexd.restore import Key, Restored
 from baa.codexd.seal import Seal
 from tests.support.script import ASKED, SETTINGS
 

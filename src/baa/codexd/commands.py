@@ -27,7 +27,8 @@ from baa.codexd.machines.interaction import Question, misfit
 from baa.codexd.machines.requests import REQUESTED, ending, waits
 from baa.codexd.machines.session import Session
 from baa.codexd.machines.turn import StopWish, Turn, TurnChange
-from baa.codexd.main_loop import Key, MainLoop
+from baa.codexd.main_loop import MainLoop
+from baa.codexd.restore import Key
 
 STEER_S: Final = 10.0
 """Seconds that a steer waits for its turn to be running, and as many for Codex's answer; 0.01 are usual."""

@@ -26,7 +26,6 @@ from typing import Any, Final, TypeVar
 import apsw
 import msgspec
 import structlog
-from msgspec import Struct
 
 from baa.api import ids
 from baa.api.events import Cursor, EventType, ItemAbandoned
@@ -37,6 +36,7 @@ from baa.codexd.highwater import MARK_S, HighWater
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.redacting import Redacting, cannot_open
 from baa.codexd.seal import Seal, seal_of
+from baa.codexd.stored import Stored, about, body_of, insert, run_at
 from baa.known_secrets import KnownSecrets
 from baa.sqlite import open_reader
 
@@ -44,9 +44,17 @@ TOGETHER_S: Final = 0.004
 """Seconds after a batch in which what nobody waits for is gathered for the next: fewer, larger commits are the cheapest
 speed there is. What a caller or the child waits for is given to the writer at once, with all that was gathered."""
 
+SILENT_S: Final = 0.1
+"""Seconds for which what tells nobody anything waits for something that does: until then it costs no commit."""
+
 TOGETHER_MAX: Final = 500
 """Events after which a commit takes no more: they all have its beginning as their time, and the first is told after the
 last is written."""
+
+UNPUT_S: Final = 0.002
+UNPUT_MAX: Final = 1000
+"""Seconds of quiet, or events, after which what was committed is put down in the log file as well: while that is done
+the other thread could not tell anybody what was committed."""
 
 TAIL_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the newest events kept in memory, so that those who read along do not ask the file."""
@@ -73,15 +81,6 @@ class Transaction:
     statements: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
     done: list[Callable[[int], None]] = field(default_factory=list)
     """Called in the loop's thread with the seq before the transaction's first event."""
-
-
-class Stored(Struct, frozen=True):
-    """An event as the log holds it."""
-
-    seq: int
-    session_id: str | None
-    type: str
-    body: bytes
 
 
 class LogFailed(Exception):
@@ -120,6 +119,7 @@ class EventLog:
         self.went_back = self.went_back or cannot_open(self._connection, self.seal)
         self._distrusted = self.went_back is not None
         self._unmarked: tuple[int, bytes] | None = None
+        self._unput: list[Stored] = []
         self._mark_at = 0.0
         self.tail: deque[Stored] = deque()
         self._tail_bytes = 0
@@ -183,10 +183,14 @@ class EventLog:
         self._measure_backlog()
         with self._gathering:
             self._gathered.append(transaction)
-        if transaction.done or self._loop.time() >= self._together_until:
+        now = self._loop.time()
+        due = now if transaction.done else self._together_until if transaction.events else now + SILENT_S
+        if due <= now:
             self._give()
-        elif self._giving is None:
-            self._giving = self._loop.call_at(self._together_until, self._give)
+        elif self._giving is None or due < self._giving.when():
+            if self._giving is not None:
+                self._giving.cancel()
+            self._giving = self._loop.call_at(due, self._give)
 
     def _give(self) -> None:
         if self._giving is not None:
@@ -244,6 +248,8 @@ class EventLog:
             if self._filled:
                 self._look_for_space()
             batch = self._take()
+            if not batch or len(self._unput) > UNPUT_MAX:
+                self._put_down()
             if not batch:
                 if self._closing.is_set() and self._given.empty():
                     break
@@ -256,18 +262,20 @@ class EventLog:
                 self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 if isinstance(error, apsw.CorruptError):
                     opening.put_down_damage(self.path, str(error))
+                self._put_down()
                 self._tell(self._fail, error)
                 return
             self.stamp = self._clock.monotonic()
             self._tell(self._committed, told, stored)
             if stored:
-                self._put_down(stored)
+                self._unput += stored
                 self._unmarked = (stored[-1].seq, stored[-1].body)
             self._mark()
         self._mark(at_the_end=True)
         self._water.close()
 
-    def _put_down(self, stored: Sequence[Stored]) -> None:
+    def _put_down(self) -> None:
+        stored, self._unput = self._unput, []
         try:
             self.on_events(stored)
         except Exception as error:  # boundary: log file. What is committed stands, whatever cannot be said of it.
@@ -277,8 +285,9 @@ class EventLog:
         """What was given by now, to a bound; nothing if nothing was for a while, or it closes."""
         batch: list[Transaction] = []
         events = 0
+        patience = UNPUT_S if self._unput else 0.5
         with suppress(Empty):
-            given = self._given.get(timeout=0.0 if self._closing.is_set() else 0.5)
+            given = self._given.get(timeout=0.0 if self._closing.is_set() else patience)
             while True:
                 batch += given
                 events += sum(len(transaction.events) for transaction in given)
@@ -360,7 +369,7 @@ class EventLog:
                 while index < len(events):
                     event = events[index]
                     if event.type is EventType.ITEM_DELTA:
-                        run = _run_at(events, index)
+                        run = run_at(events, index)
                         stored += self._pieces(run, seq, at)
                         seq += len(run)
                         index += len(run)
@@ -371,12 +380,12 @@ class EventLog:
                         stored.append(self._append(late, seq, at))
                     seq += 1
                     if event.type is EventType.ITEM_ABANDONED:  # its text is made of the deltas before it
-                        _insert(connection, stored[inserted:])
+                        insert(connection, stored[inserted:])
                         inserted = len(stored)
                     stored.append(self._append(event, seq, at))
                 for statement, values in transaction.statements:
                     connection.execute(statement, redacting.statement(values))
-            _insert(connection, stored[inserted:])
+            insert(connection, stored[inserted:])
             redacting.put_down()
             connection.execute("COMMIT")
         except BaseException:  # boundary: transaction. It is undone whatever went wrong, and passed on.
@@ -402,9 +411,9 @@ class EventLog:
         """What `_append` makes of pieces of one turn. Nearly all events are pieces: each costs as little as it can."""
         first = run[0]
         session_id, type_ = first.session_id, first.type.value
-        about = _about(first, at)
+        between = about(first, at)
         return [
-            Stored(number, session_id, type_, b'{"seq":%d,%b%b}' % (number, about, encoded))
+            Stored(number, session_id, type_, b'{"seq":%d,%b%b}' % (number, between, encoded))
             for number, encoded in enumerate(self._redacting.deltas(run), seq + 1)
         ]
 
@@ -420,9 +429,13 @@ class EventLog:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
             self.on_news()
-        for transaction, seq in told:  # first what Codex and callers wait for
-            for call in transaction.done:
-                call(seq)
+        try:
+            for transaction, seq in told:  # first what Codex and callers wait for
+                for call in transaction.done:
+                    call(seq)
+        except Exception as mistake:  # boundary: telling. Of a mistake of ours codexd ends; the next tells the rest.
+            if not self.failed.done():
+                self.failed.set_exception(mistake)
 
     def _keep(self, stored: list[Stored]) -> None:
         self.tail.extend(stored)
@@ -454,40 +467,6 @@ class EventLog:
             failure = LogFailed(f"the event log cannot be written: {error}")
             failure.__cause__ = error
             self.failed.set_exception(failure)
-
-
-def body_of(event: NewEvent, seq: int, at: str, payload: bytes) -> bytes:
-    """The event's bytes, as every reader gets them. `payload` is already JSON."""
-    return b'{"seq":%d,%b%b}' % (seq, _about(event, at), payload)
-
-
-def _about(event: NewEvent, at: str) -> bytes:
-    """What stands between an event's seq and its payload."""
-    return b'"at":"%b","type":"%b","sessionId":%b,"turnId":%b,"payload":' % (
-        at.encode(),
-        event.type.encode(),
-        _id(event.session_id),
-        _id(event.turn_id),
-    )
-
-
-def _run_at(events: Sequence[NewEvent], begin: int) -> Sequence[NewEvent]:
-    """The pieces of one turn that stand there, one after the other; no more than are needed to make each cheap."""
-    turn_id, end = events[begin].turn_id, begin + 1
-    while end < len(events) and events[end].type is EventType.ITEM_DELTA and events[end].turn_id == turn_id:
-        end += 1
-    return events[begin:end]
-
-
-def _id(text: str | None) -> bytes:
-    return b"null" if text is None else b'"%b"' % text.encode()
-
-
-def _insert(connection: apsw.Connection, stored: list[Stored]) -> None:
-    connection.executemany(
-        "INSERT INTO event (seq, session_id, type, body) VALUES (?, ?, ?, ?)",
-        [(event.seq, event.session_id, event.type, event.body) for event in stored],
-    )
 
 
 def _new_epoch(utc_ms: int) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from baa.codexd.eventlog import Stored
+from baa.codexd.stored import Stored
 
 TOLD: Final = ("session.", "turn.", "interaction.", "child.", "daemon.")
 """The kinds of events that are put down. Items, deltas and updates are content, and many."""

@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -38,7 +38,8 @@ from baa.codexd.machines.step import step
 from baa.codexd.machines.turn import Turn
 from baa.codexd.redacting import Private
 from baa.codexd.registry import Registry
-from baa.codexd.timers import USUAL, Periods, StoredTimer, Timers
+from baa.codexd.restore import Key, Restored
+from baa.codexd.timers import USUAL, Periods, Timers
 from baa.codexd.walltime import WallTime
 
 _log = structlog.get_logger("main_loop")
@@ -77,28 +78,6 @@ class _Command:
     new: Callable[[], bool]
 
 
-@dataclass(slots=True)
-class Key:
-    """An Idempotency-Key that was used: for which body, and what was answered. `steering`: not answered yet."""
-
-    body_hash: str
-    turn_id: str
-    seq: int
-    steered: bool = False
-    steering: asyncio.Future[dict[str, Any] | None] | None = None
-
-
-@dataclass(slots=True)
-class Restored:
-    """What boot read from the tables. `silent_ms`: for how long nothing was heard of a running turn that may stall."""
-
-    sessions: dict[str, Session] = field(default_factory=dict)
-    keys: dict[str, Key] = field(default_factory=dict)
-    timers: list[StoredTimer] = field(default_factory=list)
-    silent_ms: dict[str, int] = field(default_factory=dict)
-    generation: int = 0
-
-
 class MainLoop:
     """State and its one owner. All methods belong to the loop's thread."""
 
@@ -128,7 +107,7 @@ class MainLoop:
         self._lease_told = 0
         self._generation: Generation | None = None
         self._inbox: deque[_Command] = deque()
-        self._wake = asyncio.Event()
+        self._wake, self._heard = asyncio.Event(), True
         self._rousing: asyncio.TimerHandle | None = None
         self.ingest = Intake(self).ingest
         self.may_open: Callable[[SessionSettings], SessionSettings] = lambda settings: settings
@@ -194,10 +173,11 @@ class MainLoop:
     def start_clocks(self) -> None:
         """From here on timers count: all that was written while nobody read is read."""
         self._clocks = True
-        self._wake.set()
+        self.wake()
 
     def wake(self) -> None:
         """There may be more to read from the spool."""
+        self._heard = True
         self._wake.set()
 
     @property
@@ -214,12 +194,13 @@ class MainLoop:
     async def run(self) -> None:
         """Decide what comes in, for ever. Raises whatever a mistake of ours raises: codexd ends of it."""
         while True:
-            if not self._inbox and not self._spool_waits():
+            if self._inbox or self._spool_waits():
+                await asyncio.sleep(0)  # to all others, also while there is always more
+            else:
                 await self._idle()
             self._moved(self.clock.monotonic())
             self._round()
             await self.log.room()
-            await asyncio.sleep(0)  # to all others, also while there is always more
 
     def _moved(self, now: float) -> None:
         """The loop moves. If it did not for a while, what is due waits until all could say what they would."""
@@ -254,7 +235,7 @@ class MainLoop:
 
     def _rouse(self) -> None:
         self._rousing = None
-        self._wake.set()
+        self.wake()
 
     def _spool_waits(self) -> bool:
         return self._reading() is not None and self._generation is not None and self._generation.more
@@ -270,7 +251,8 @@ class MainLoop:
             if not command.answer.cancelled():
                 self._decide(command)
         generation = self._reading()
-        if generation is not None:
+        if generation is not None and (self._heard or generation.more or self._due()):
+            self._heard = False
             transaction = Transaction()
             self.ingest(generation, transaction)
             self._submit(transaction)
@@ -282,9 +264,13 @@ class MainLoop:
         if not self._behind:
             self._look_at_clocks()
 
-    def _look_at_clocks(self) -> None:
+    def _due(self) -> bool:
+        """Whether something is due. All that Codex said until now is read before."""
         next_in = self._clocks_in()
-        if next_in is None or next_in > 0:
+        return next_in is not None and next_in <= 0
+
+    def _look_at_clocks(self) -> None:
+        if not self._due():
             return
         transaction = Transaction()
         for owner_id, kind in list(self.timers.over(self.sessions.asking())):
@@ -467,7 +453,7 @@ class MainLoop:
     def use(self, generation: Generation | None) -> None:
         """From now on this is the generation that lines are read from and sent to."""
         self._generation = generation
-        self._wake.set()
+        self.wake()
 
     def became_ready(self, transaction: Transaction, event: EventType, payload: e.Child) -> None:
         """The child takes turns from here on: tell it, and hand over what waits."""

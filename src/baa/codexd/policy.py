@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -26,6 +29,9 @@ from baa.codexd.machines.inputs import HandTurn
 
 _POWER = {Sandbox.READ_ONLY: 0, Sandbox.WORKSPACE_WRITE: 1, Sandbox.DANGER_FULL_ACCESS: 2}
 _AS_THE_SESSION = TurnRequest(prompt="")
+
+_Identity: TypeAlias = tuple[int, int]
+"""Which folder of which file system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +266,8 @@ class Policy:
                 " `ceiling.roots` in baa.toml and restart codexd.",
                 details={"field": field},
             )
-        if any(_holds(folder, real) or _holds(real, folder) for folder in self.private):
+        here, identity = _way(real), cache(_identity)  # many of the folders on the ways are the same
+        if any(_holds(way, here, identity) or _holds(here, way, identity) for way in map(_way, self.private)):
             raise Rejected(
                 Code.POLICY_CEILING,
                 f"`{field}` holds codexd's own state, logs or configuration, or Codex's login: an agent there could"
@@ -283,19 +290,27 @@ def prompt_of(parts: tuple[InputPart, ...]) -> str:
     return "\n".join(part.text for part in parts if isinstance(part, TextInput))
 
 
-def _holds(folder: Path, path: Path) -> bool:
+def _way(path: Path) -> list[str]:
+    """The path, and all folders in which it lies."""
+    way = [str(path)]
+    while (parent := os.path.dirname(way[-1])) != way[-1]:
+        way.append(parent)
+    return way
+
+
+def _holds(folder: list[str], path: list[str], identity: Callable[[str], _Identity | None]) -> bool:
     """Whether `path` is the folder or lies in it, by its name or by what it is: where case does not count, or folders
-    are mounted twice, one of them has many names.
+    are mounted twice, one of them has many names. Both are ways.
     """
-    if path.is_relative_to(folder):
+    if folder[0] in path:
         return True
-    known = _identity(folder)
-    return known is not None and any(_identity(each) == known for each in (path, *path.parents))
+    known = identity(folder[0])
+    return known is not None and any(identity(each) == known for each in path)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> _Identity | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino

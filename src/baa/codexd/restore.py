@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,31 @@ from baa.codexd.machines.inputs import TimerKind
 from baa.codexd.machines.interaction import Question
 from baa.codexd.machines.session import Agent, Session, with_turn
 from baa.codexd.machines.turn import Item, Said, Steer, StopWish, Turn
-from baa.codexd.main_loop import Key, Restored
 from baa.codexd.seal import Seal
 from baa.codexd.timers import StoredTimer
 from baa.codexd.walltime import ago_ms
+
+
+@dataclass(slots=True)
+class Key:
+    """An Idempotency-Key that was used: for which body, and what was answered. `steering`: not answered yet."""
+
+    body_hash: str
+    turn_id: str
+    seq: int
+    steered: bool = False
+    steering: asyncio.Future[dict[str, Any] | None] | None = None
+
+
+@dataclass(slots=True)
+class Restored:
+    """What boot read from the tables. `silent_ms`: for how long nothing was heard of a running turn that may stall."""
+
+    sessions: dict[str, Session] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)
+    timers: list[StoredTimer] = field(default_factory=list)
+    silent_ms: dict[str, int] = field(default_factory=dict)
+    generation: int = 0
 
 
 def restore(connection: apsw.Connection, clock: Clock, seal: Seal) -> Restored:

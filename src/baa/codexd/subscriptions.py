@@ -21,7 +21,8 @@ from baa.api.errors import BaaError, Code, Rejected
 from baa.api.events import Cursor, EventType, Heartbeat, Hello, expired, parse_cursor
 from baa.api.ids import SESSION, is_id
 from baa.codexd import reading
-from baa.codexd.eventlog import EventLog, Stored
+from baa.codexd.eventlog import EventLog
+from baa.codexd.stored import Stored
 from baa.http.envelope import send_failure
 from baa.http.frames import FRAME, text_frame
 from baa.http.limits import Receive, Scope, Send, cut_off

@@ -11,8 +11,9 @@ OLDEST: Final = (0, 144, 4)
 """The oldest release that has what codexd cannot do without. 0.133.0 has no `clientUserMessageId`, by which a turn is
 found again in Codex's history, and forks more of a thread than it is asked to, without a word."""
 
-KNOWN: Final = ((0, 163, 0), (0, 171, 0))
-"""The releases on which the tests passed, oldest first; one is pinned by the `codex` extra (docs/compatibility.md)."""
+KNOWN: Final = ((0, 144, 4), (0, 154, 0), (0, 159, 3), (0, 163, 0), (0, 171, 0))
+"""The releases on which the tests passed, oldest first, but for what docs/compatibility.md says that each lacks; one is
+pinned by the `codex` extra."""
 
 MISSING: Final = "missingMethod"
 """The key under which an error names a method that this release of Codex does not have."""
