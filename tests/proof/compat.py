@@ -42,8 +42,9 @@ ELSEWHERE: Final = {
 }
 """Contract tests of codexd that do not depend on Codex, and why."""
 
-MORE: Final = ("tests/fault/test_kills.py",)
-"""What is told of turns when codexd, its keeper or Codex is killed depends on Codex's own history."""
+MORE: Final = ("tests/fault/test_kills.py", "tests/e2e/test_attach.py")
+"""What is told of turns when codexd, its keeper or Codex is killed depends on Codex's own history; and the UI that is
+attached is Codex's own, of the same release."""
 
 
 class Gap(Struct, frozen=True):
@@ -88,6 +89,17 @@ GAPS: Final[tuple[Gap, ...]] = (
         "|test_where_no_approval_is_asked_for_a_server_is_not_heard_either"
         r"|test_what_nobody_answers_is_declined_and_the_turn_goes_on\[ask-elicitation",
         since=(0, 154, 0),
+    ),
+    Gap("`baa attach`: its UI asks for a login, also where the model needs none", "test_attach::", since=(0, 154, 0)),
+    Gap(
+        "`baa attach`: its UI shows a message by whole lines, not by words",
+        "test_attach::test_(an_interrupt|history|it_comes_back|what_a_message_said|leaving_it)",
+        since=(0, 159, 3),
+    ),
+    Gap(
+        "`baa attach`: what is typed while a turn runs waits for the next command or Escape",
+        "test_attach::test_an_interrupt_by_key_ends_the_turn",
+        since=(0, 163, 0),
     ),
     Gap(
         "asks no client for its clock: what codexd answers to a request of an unknown kind is not seen",
