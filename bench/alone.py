@@ -16,10 +16,9 @@ from pathlib import Path
 from bench import floor
 from bench.appserver import Stdio
 from bench.codexd import DELTA, Codexd
-from bench.contender import cpu_s, rss_mib
+from bench.contender import BARE, OURS, Say, cpu_s, rss_mib
 from bench.model import SMALL, STEADY, flood
 from bench.row import Row, row
-from bench.side_by_side import BARE, OURS, Say
 
 MANY = 100
 EVENT_BYTES = 235

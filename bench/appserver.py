@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,8 @@ class _Rpc:
 
     name: str
     started_s: float
+    said: Mapping[str, object] = {}
+    """What each turn is started with, besides its thread and its input."""
 
     def __init__(self, folder: Path, model_url: str) -> None:
         self._folder = folder
@@ -47,10 +49,12 @@ class _Rpc:
     def play(self, thread: str, prompt: str) -> Played:
         """One turn; the deltas are counted by their name."""
         asked = time.perf_counter()
-        number = self._send("turn/start", {"threadId": thread, "input": [{"type": "text", "text": prompt}]})
+        asks = {"threadId": thread, "input": [{"type": "text", "text": prompt}], **self.said}
+        number = self._send("turn/start", asks)
         answer = b'"id":%d,' % number
         answered, deltas = 0.0, 0
         for block in self._blocks():
+            self._came()
             deltas += block.count(DELTA)
             if not answered and answer in block:
                 answered = time.perf_counter()
@@ -80,6 +84,9 @@ class _Rpc:
         self._last_id += 1
         self._write(msgspec.json.encode({"id": self._last_id, "method": method, "params": params}))
         return self._last_id
+
+    def _came(self) -> None:
+        """Something of a turn came."""
 
     def _write(self, message: bytes) -> None:
         raise NotImplementedError

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
 import psutil
 from codex_cli_bin import bundled_codex_path
 
 from baa.scripted import codex_config
+
+BARE, OURS = "bare", "codexd"
+
+Say: TypeAlias = Callable[[str], None]
+"""Tells progress."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,9 @@ from msgspec import Struct
 
 from bench.alone import readers, told
 from bench.codexd import Codexd
-from bench.contender import cpu_s, rss_mib
+from bench.contender import OURS, Say, cpu_s, rss_mib
 from bench.model import SMALL, flood
 from bench.row import Row, row
-from bench.side_by_side import OURS, Say
 
 
 class Series(Struct, frozen=True, kw_only=True):

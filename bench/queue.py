@@ -20,10 +20,10 @@ import apsw
 import msgspec
 
 from bench.codexd import Codexd
+from bench.contender import OURS, Say
 from bench.growth import Series
 from bench.model import SMALL
 from bench.row import Row, row
-from bench.side_by_side import OURS, Say
 from bench.wire import Http
 
 STARTED = b'"type":"turn.started"'

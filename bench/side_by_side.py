@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
+
+from bench import limits
 from bench.appserver import Listener, Stdio
 from bench.codexd import Codexd
-from bench.contender import Contender, cpu_s, fsync_ms
+from bench.contender import BARE, OURS, Contender, Say, cpu_s, fsync_ms
 from bench.model import SMALL, flood
 from bench.row import Row, row
 from bench.sdk import Sdk
 
-BARE, OURS = "bare", "codexd"
 CONTENDERS = (BARE, "ws listener", "python sdk", OURS)
-
-Say = Callable[[str], None]
 
 
 def measured(folder: Path, model: str, *, deltas: int, rounds: int, turns: int, say: Say) -> list[Row]:
@@ -30,7 +31,7 @@ def measured(folder: Path, model: str, *, deltas: int, rounds: int, turns: int, 
             running.append(stack.enter_context(kind(folder / name.replace(" ", "-"), model)))
         return [
             *_floods(running, deltas, rounds, say),
-            *_turns(running, turns, folder, say),
+            *_turns(running, turns, folder, model, say),
         ]
 
 
@@ -38,18 +39,26 @@ def _floods(running: Sequence[Contender], deltas: int, rounds: int, say: Say) ->
     rates: dict[str, list[float]] = {who.name: [] for who in running}
     codexs: dict[str, list[float]] = {who.name: [] for who in running}
     beside: dict[str, list[float]] = {who.name: [] for who in running}
+    whole: dict[str, list[float]] = {who.name: [] for who in running}
+    busy: dict[str, list[float]] = {who.name: [] for who in running}
     threads = {who.name: who.thread() for who in running}
     for who in running:
         who.play(threads[who.name], SMALL)
+    model = [process.pid for process in psutil.Process().children() if "baa.scripted" in process.cmdline()]
+    others = [os.getpid(), *model]  # the clients are this process
     for number in range(rounds):
         for who in running if number % 2 == 0 else reversed(running):
             theirs, ours = who.pids()
-            before = cpu_s(theirs), cpu_s(ours)
+            all_of_it = [*theirs, *ours, *others]
+            before = cpu_s(theirs), cpu_s(ours), cpu_s(all_of_it)
             played = who.play(threads[who.name], flood(deltas))
+            used = cpu_s(all_of_it) - before[2]
             assert played.deltas == deltas, f"{who.name} saw {played.deltas} of {deltas} deltas"
             rates[who.name].append(played.deltas_per_s)
             codexs[who.name].append((cpu_s(theirs) - before[0]) / deltas * 1e6)
             beside[who.name].append((cpu_s(ours) - before[1]) / deltas * 1e6)
+            whole[who.name].append(used / deltas * 1e6)
+            busy[who.name].append(used / (played.ended - played.asked))
             say(f"round {number + 1}/{rounds}: {who.name} {played.deltas_per_s:,.0f} deltas/s")
             threads[who.name] = who.thread()  # A thread's history is sent with each turn: all begin alike.
     paired = [ours / bare for ours, bare in zip(rates[OURS], rates[BARE], strict=True)]
@@ -72,22 +81,28 @@ def _floods(running: Sequence[Contender], deltas: int, rounds: int, say: Say) ->
             figure=statistics.median(costs),
             at_most=0.4,
         ),
+        limits.secrets(deltas),
+        row("CPU a delta of all of it, with the model and the client", "µs", whole),
+        row(f"processors that a turn kept busy, of {os.cpu_count()}", "", busy),
     ]
 
 
-def _turns(running: Sequence[Contender], turns: int, folder: Path, say: Say) -> list[Row]:
+def _turns(running: Sequence[Contender], turns: int, folder: Path, model: str, say: Say) -> list[Row]:
     whole: dict[str, list[float]] = {who.name: [] for who in running}
     started: dict[str, list[float]] = {who.name: [] for who in running}
     fsyncs: list[float] = []
+    codexd = next(who for who in running if who.name == OURS)
     threads = {who.name: who.thread() for who in running}
     for who in running:
         who.play(threads[who.name], SMALL)
+    before = cpu_s(codexd.pids()[1])
     for number in range(turns):
         for who in running if number % 2 == 0 else reversed(running):
             played = who.play(threads[who.name], SMALL)
             whole[who.name].append(played.ms)
             started[who.name].append((played.answered - played.asked) * 1000)
         fsyncs.append(fsync_ms(folder, 9))
+    cost = (cpu_s(codexd.pids()[1]) - before) / turns * 1000
     say(f"{turns} small turns each")
     sync = statistics.median(fsyncs)
     more = statistics.median(whole[OURS]) - statistics.median(whole[BARE])
@@ -103,4 +118,6 @@ def _turns(running: Sequence[Contender], turns: int, folder: Path, say: Say) -> 
         ),
         row("a turn's start answered", "ms", started),
         row("one fdatasync of 4 KiB", "ms", {OURS: fsyncs}),
+        row("CPU of codexd and keeper, a small turn", "ms", {OURS: [cost]}),
+        limits.small_turn(folder, model, turns=turns, cpu_ms=cost, say=say),
     ]
