@@ -297,6 +297,8 @@ class World:
                     await self._take_over(codexd, left)
                 yield codexd
                 if self._mortal and self.rng.random() < 0.5:
+                    if self.rng.random() < 0.5:
+                        await self._read_uncommitted(codexd)
                     self._copy_log()
                 running.cancel()
                 failing.cancel()
@@ -312,6 +314,13 @@ class World:
             for segment, content in self._segments.items():
                 if not segment.exists():
                     segment.write_bytes(content)
+
+    async def _read_uncommitted(self, codexd: Codexd) -> None:
+        """It reads what there is, and nobody waits: what it makes of that is gathered, or on its way, when it dies."""
+        self._spool_all()
+        codexd.loop.wake()
+        for _ in range(self.rng.randrange(1, 5)):
+            await asyncio.sleep(0)
 
     def _copy_log(self) -> None:
         """What is committed at this moment: what is still on its way to the disk is lost with this codexd."""

@@ -414,32 +414,48 @@ async def test_a_reader_below_the_cut_is_told_so_and_never_served_with_a_gap(pat
         assert page.next == 50
 
 
+class _Reader:
+    """One reader of the live stream, who takes nothing after its first events until `reads` is set."""
+
+    def __init__(self, query: bytes) -> None:
+        self.scope = {"type": "websocket", "query_string": query}
+        self.sent: list[dict[str, Any]] = []
+        self.reads, self.holds = asyncio.Event(), asyncio.Event()
+        self._comes: list[dict[str, Any]] = [{"type": "websocket.connect"}]
+
+    async def receive(self) -> dict[str, Any]:
+        return self._comes.pop() if self._comes else await asyncio.Future()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+        if b'{"type":"events"' in message.get(FRAME, b""):
+            self.holds.set()
+            await self.reads.wait()
+
+
+@pytest.mark.parametrize("others", [0, 3])
 async def test_a_live_reader_that_falls_below_the_cut_is_closed_with_a_code_of_its_own(
-    path: Path, clock: Turned
+    path: Path, clock: Turned, others: int
 ) -> None:
     async with opened(path, clock) as log:
         await write(log, *(warning(str(number)) for number in range(2500)))
     async with opened(path, clock) as log:
-        sent: list[dict[str, Any]] = []
-        reads = asyncio.Event()
-        holds = asyncio.Event()
-        comes: list[dict[str, Any]] = [{"type": "websocket.connect"}]
-
-        async def receive() -> dict[str, Any]:
-            return comes.pop() if comes else await asyncio.Future()
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-            if b'{"type":"events"' in message.get(FRAME, b""):
-                holds.set()
-                await reads.wait()
-
-        scope = {"type": "websocket", "query_string": b"after=0"}
+        slow, along = _Reader(b"after=0"), [_Reader(b"") for _ in range(others)]
+        subscriptions = Subscriptions(log)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(Subscriptions(log).serve(scope, receive, send))
-            await holds.wait()
+            reading = [
+                tasks.create_task(subscriptions.serve(each.scope, each.receive, each.send)) for each in (slow, *along)
+            ]
+            await slow.holds.wait()
             await look_after(Retention(log, Limits(DAY_MS, 0, 0), clock=clock), clock, YEAR_MS)
-            reads.set()
-        assert [message["type"] for message in sent[:2]] == ["websocket.accept", "websocket.send"]
-        assert sent[-1] == {"type": "websocket.close", "code": 4410, "reason": "cursor_expired"}
-        assert len(sent) == 4
+            slow.reads.set()
+            await reading[0]
+            await write(log, warning("and on"))
+            for each in along:
+                await each.holds.wait()
+            for task in reading[1:]:
+                task.cancel()
+        assert [message["type"] for message in slow.sent[:2]] == ["websocket.accept", "websocket.send"]
+        assert slow.sent[-1] == {"type": "websocket.close", "code": 4410, "reason": "cursor_expired"}
+        assert len(slow.sent) == 4
+        assert all(each.sent[-1]["type"] == "websocket.send" for each in along)
