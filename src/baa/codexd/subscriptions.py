@@ -40,10 +40,13 @@ FRAME_BYTES: Final = 1 << 20
 SCAN_SEQS: Final = 20_000
 """Seqs that a page of the file looks through at most: what is rare in a long log is looked for in many short reads."""
 
+FEW: Final = 4
+"""So many readers are told whatever there is at once."""
+
 REST: Final = 2.0
 REST_S: Final = 0.03
-"""With several readers, they all rest after they were told something: this many times as long as the telling took, and
-so many seconds at most. Many readers cost least by fewer, larger frames."""
+"""With more, they all rest after they were told something: this many times as long as the telling took, and so many
+seconds at most. Many readers cost least by fewer, larger frames."""
 
 FRAMES: Final = 16
 """How many frames are kept for readers that come to the same place."""
@@ -314,7 +317,7 @@ class Subscriptions:
     async def _follow(self, asked: Wanted, receive: Receive, tell: Tell) -> int | None:
         """Tell the reader what it wants until it is gone (None), or must be closed: with which code."""
         self.count += 1
-        self._rounds.together = self.count > 1
+        self._rounds.together = self.count > FEW
         try:
             async with asyncio.TaskGroup() as tasks:
                 pump = tasks.create_task(self._pump(asked, tell), name="pump")
@@ -327,7 +330,7 @@ class Subscriptions:
             return code
         finally:
             self.count -= 1
-            self._rounds.together = self.count > 1
+            self._rounds.together = self.count > FEW
 
     async def _read(self, asked: Wanted, at: int, told: int) -> _Frame:
         """The next frame for a reader.
