@@ -101,7 +101,7 @@ def _measured(folder: Path, sizes: dict[str, object]) -> tuple[list[Row], list[S
             rows += queue.measured(codexd, tasks=s.tasks, say=say)
         with Codexd(folder / "grown", model) as codexd:
             grown = growth.grown(
-                codexd, sessions=s.grown_sessions, events=s.events, chunk=s.deltas, turns=max(s.turns // 4, 1), say=say
+                codexd, sessions=s.grown_sessions, events=s.events, chunk=s.deltas, turns=max(s.turns // 2, 1), say=say
             )
             rows += grown.rows
             rows += alone.replay(codexd, say=say)
