@@ -28,7 +28,7 @@ FULL = {
     "rounds": 7,
     "turns": 40,
     "deaths": 7,
-    "fan_rounds": 3,
+    "fan_rounds": 7,
     "sessions": 1000,
     "grown_sessions": (1, 1000, 10_000),
     "events": (10_000, 100_000, 1_000_000),
