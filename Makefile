@@ -43,7 +43,7 @@ proof: setup-dev ## The same in a few lines: faults survived, events lost, acks 
 	@$(BIN)/python -m tests.proof.whole --lines $(ARGS)
 
 bench: setup-dev ## Every figure beside the bare app-server, the peers and its target, on this machine (ARGS=--short; five minutes)
-	@$(BIN)/python -m bench $(ARGS)
+	@$(BIN)/python -m bench --json .bench/figures.json --plots .bench $(ARGS)
 
 compat: setup-dev ## The tests of what Codex does for codexd, on other releases of it (ARGS=VERSION…; all: gigabytes and an hour)
 	@$(BIN)/python -m tests.proof.compat $(ARGS)
@@ -64,7 +64,7 @@ lock: setup-dev ## Renew requirements/ from pyproject.toml (ARGS=--upgrade takes
 	$(LOCK) -o requirements/dev.txt --group dev -c requirements/demo.txt $(ARGS)
 
 clean: ## Remove the virtual environment and every cache
-	rm -rf .venv .venv.lock .codex-releases dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv.lock .codex-releases .bench dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 setup-demo setup-dev: setup-%:

@@ -73,6 +73,7 @@ def main() -> int:
     if given.json is not None:
         machine = {"processors": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
         whole = {"machine": machine, "load": os.getloadavg(), "rows": rows, "series": series}
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode(whole)) + b"\n")
     if given.plots is not None:
         given.plots.mkdir(parents=True, exist_ok=True)
@@ -107,8 +108,8 @@ def _measured(folder: Path, sizes: dict[str, object]) -> tuple[list[Row], list[S
             rows += alone.replay(codexd, say=say)
             fan = growth.subscribers(codexd, s.subscribers, deltas=s.deltas, say=say)
         with Codexd(folder / "queued", model) as codexd:
-            waits = queue.grown(codexd, s.finished, tasks=s.tasks, say=say)
-    return rows, [*grown.series, fan, waits]
+            queued = queue.grown(codexd, s.finished, tasks=s.tasks, say=say)
+    return rows, [*grown.series, fan, *queued]
 
 
 class Sizes(msgspec.Struct, frozen=True):

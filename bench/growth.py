@@ -31,42 +31,44 @@ class Grown(Struct, frozen=True):
 
 
 def grown(codexd: Codexd, *, sessions: Sequence[int], events: Sequence[int], chunk: int, turns: int, say: Say) -> Grown:
-    """Fill the log step by step, and look at each step; then start anew on what it has become."""
+    """Fill the log step by step, then make sessions on it, and look at each step; then start anew on all of it."""
+    empty = _turn_ms(codexd, turns)
+    turn_events: list[tuple[float, float]] = []
+    cost_events: list[tuple[float, float]] = []
+    starts: list[tuple[float, float]] = []
+    for size in events:
+        while (head := _head(codexd)) < size:
+            codexd.play(codexd.thread(), flood(chunk))
+            if head // (10 * chunk) != _head(codexd) // (10 * chunk):
+                say(f"{_head(codexd):,} events")
+        cost_events.append((size, _cost_us(codexd, chunk)))
+        turn_events.append((size, _turn_ms(codexd, turns)))
+        codexd.stop()
+        codexd.start()
+        starts.append((size, codexd.started_s * 1000))
+        say(f"{size:,} events: {cost_events[-1][1]:.1f} µs of CPU a delta, started in {starts[-1][1]:.0f} ms")
     turn: list[tuple[float, float]] = []
     cost: list[tuple[float, float]] = []
     memory: list[tuple[float, float]] = []
-    starts: list[tuple[float, float]] = []
     made = 0
     for size in sessions:
         while made < size:
             codexd.thread()
             made += 1
         codexd.listen()
-        turn.append((size, _turn_ms(codexd, turns)))
         memory.append((size, rss_mib(codexd.pids()[1])))
-        say(f"{size:,} sessions: a small turn {turn[-1][1]:.1f} ms, {memory[-1][1]:.0f} MiB")
-    empty = turn[0][1]
-    turn_events: list[tuple[float, float]] = []
-    for size in events:
-        while (head := _head(codexd)) < size:
-            codexd.play(codexd.thread(), flood(chunk))
-            if head // (10 * chunk) != _head(codexd) // (10 * chunk):
-                say(f"{_head(codexd):,} events")
-        _, ours = codexd.pids()
-        before = cpu_s(ours)
-        codexd.play(codexd.thread(), flood(chunk))
-        cost.append((size, (cpu_s(ours) - before) / chunk * 1e6))
-        turn_events.append((size, _turn_ms(codexd, turns)))
-        codexd.stop()
-        codexd.start()
-        starts.append((size, codexd.started_s * 1000))
-        say(f"{size:,} events: {cost[-1][1]:.1f} µs of CPU a delta, started in {starts[-1][1]:.0f} ms")
+        turn.append((size, _turn_ms(codexd, turns)))
+        cost.append((size, _cost_us(codexd, chunk)))
+        say(f"{size:,} sessions: a small turn {turn[-1][1]:.1f} ms, {cost[-1][1]:.1f} µs of CPU a delta")
+    codexd.stop()
+    codexd.start()
     full = _turn_ms(codexd, turns)
     return Grown(
         [
             Series(name="a small turn", x="sessions", unit="ms", points=turn),
+            Series(name="CPU of codexd and keeper a delta", x="sessions", unit="µs", points=cost),
             Series(name="memory of codexd and keeper", x="sessions", unit="MiB", points=memory),
-            Series(name="CPU of codexd and keeper a delta", x="events in the log", unit="µs", points=cost),
+            Series(name="CPU of codexd and keeper a delta", x="events in the log", unit="µs", points=cost_events),
             Series(name="a small turn", x="events in the log", unit="ms", points=turn_events),
             Series(name="codexd's start until ready", x="events in the log", unit="ms", points=starts),
         ],
@@ -74,9 +76,9 @@ def grown(codexd: Codexd, *, sessions: Sequence[int], events: Sequence[int], chu
             row(
                 f"start until ready, {events[-1]:,} events and {made:,} sessions",
                 "ms",
-                {OURS: [starts[-1][1]]},
+                {OURS: [codexd.started_s * 1000]},
                 of="codexd",
-                figure=starts[-1][1],
+                figure=codexd.started_s * 1000,
                 at_most=1500,
             ),
             row(
@@ -108,6 +110,14 @@ def _turn_ms(codexd: Codexd, turns: int) -> float:
     thread = codexd.thread()
     codexd.play(thread, SMALL)
     return statistics.median(codexd.play(thread, SMALL).ms for _ in range(turns))
+
+
+def _cost_us(codexd: Codexd, deltas: int) -> float:
+    """CPU of codexd and keeper for each delta of a flood."""
+    _, ours = codexd.pids()
+    before = cpu_s(ours)
+    codexd.play(codexd.thread(), flood(deltas))
+    return (cpu_s(ours) - before) / deltas * 1e6
 
 
 def _head(codexd: Codexd) -> int:

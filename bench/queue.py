@@ -99,9 +99,10 @@ def _wait_ms(codexd: Codexd, queue: Queue) -> float:
     return waited
 
 
-def grown(codexd: Codexd, sizes: Sequence[int], *, tasks: int, say: Say) -> Series:
-    """How long a task waits beside so many finished ones."""
-    points: list[tuple[float, float]] = []
+def grown(codexd: Codexd, sizes: Sequence[int], *, tasks: int, say: Say) -> list[Series]:
+    """How long a task waits beside so many finished ones, and how many are done in a second."""
+    waits: list[tuple[float, float]] = []
+    rates: list[tuple[float, float]] = []
     with conductor(codexd) as queue:
         task_id = queue.submit()
         queue.wait(task_id)
@@ -113,10 +114,13 @@ def grown(codexd: Codexd, sizes: Sequence[int], *, tasks: int, say: Say) -> Seri
         made = size
         with conductor(codexd) as queue:
             queue.wait(queue.submit())
-            waits = [_wait_ms(codexd, queue) for _ in range(tasks)]
-        points.append((size, statistics.median(waits)))
-        say(f"{size:,} finished tasks: the next one waits {points[-1][1]:.0f} ms")
-    return Series(name="a task's wait for its turn", x="finished tasks", unit="ms", points=points)
+            waits.append((size, statistics.median(_wait_ms(codexd, queue) for _ in range(tasks))))
+            rates.append((size, _rate(queue, tasks)))
+        say(f"{size:,} finished tasks: the next one waits {waits[-1][1]:.0f} ms, {rates[-1][1]:.1f} are done a second")
+    return [
+        Series(name="a task's wait for its turn", x="finished tasks", unit="ms", points=waits),
+        Series(name="instant tasks done", x="finished tasks", unit="1/s", points=rates),
+    ]
 
 
 ROWS = {
@@ -147,15 +151,20 @@ def _names(database: apsw.Connection, table: str, column: str, word: str) -> boo
     return found is not None
 
 
+def _rate(queue: Queue, tasks: int) -> float:
+    """Tasks done in a second, when so many are submitted at once."""
+    began = time.perf_counter()
+    for task_id in [queue.submit() for _ in range(tasks)]:
+        queue.wait(task_id)
+    return tasks / (time.perf_counter() - began)
+
+
 def measured(codexd: Codexd, *, tasks: int, say: Say) -> list[Row]:
     """One task after the other, and then all at once."""
     with conductor(codexd) as queue:
         queue.wait(queue.submit())  # the first one waits for the worker to be known
         waits = [_wait_ms(codexd, queue) for _ in range(tasks)]
-        began = time.perf_counter()
-        for task_id in [queue.submit() for _ in range(tasks)]:
-            queue.wait(task_id)
-        rate = tasks / (time.perf_counter() - began)
+        rate = _rate(queue, tasks)
     say(f"{2 * tasks} tasks")
     return [
         row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +33,7 @@ def measured(folder: Path, model: str, *, deltas: int, rounds: int, turns: int, 
         return [
             *_floods(running, deltas, rounds, say),
             *_turns(running, turns, folder, model, say),
+            *_threads(running, max(turns // 2, 1), say),
         ]
 
 
@@ -120,4 +122,21 @@ def _turns(running: Sequence[Contender], turns: int, folder: Path, model: str, s
         row("one fdatasync of 4 KiB", "ms", {OURS: fsyncs}),
         row("CPU of codexd and keeper, a small turn", "ms", {OURS: [cost]}),
         limits.small_turn(folder, model, turns=turns, cpu_ms=cost, say=say),
+    ]
+
+
+def _threads(running: Sequence[Contender], rounds: int, say: Say) -> list[Row]:
+    started: dict[str, list[float]] = {who.name: [] for who in running}
+    whole: dict[str, list[float]] = {who.name: [] for who in running}
+    for number in range(rounds):
+        for who in running if number % 2 == 0 else reversed(running):
+            began = time.perf_counter()
+            thread = who.thread()
+            started[who.name].append((time.perf_counter() - began) * 1000)
+            who.play(thread, SMALL)
+            whole[who.name].append((time.perf_counter() - began) * 1000)
+    say(f"{rounds} new threads each")
+    return [
+        row("a new thread answered; codexd: a session, whose thread its first turn begins", "ms", started),
+        row("a new thread and its first small turn, asked to ended", "ms", whole),
     ]

@@ -46,5 +46,5 @@ async def test_the_short_form_measures_everything(tmp_path: Path) -> None:
     compared = rows["a small turn, asked to ended"]["columns"]
     assert set(compared) == {"bare", "ws listener", "python sdk", "codexd"}
     plots = sorted(path.read_text() for path in (tmp_path / "plots").iterdir())
-    assert len(plots) == 7
+    assert len(plots) == 9
     assert all(plot.startswith("<svg") and "circle" in plot for plot in plots)
