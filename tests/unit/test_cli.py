@@ -121,7 +121,9 @@ def test_a_screen_needs_a_terminal(command: tuple[str, ...]) -> None:
     assert done.stderr.startswith(f"baa: baa {command[0]} needs a terminal.")
 
 
-@pytest.mark.parametrize("arguments", [("config", "show"), ("token", "show", "--json")])
+@pytest.mark.parametrize(
+    "arguments", [("config", "show"), ("token", "show", "--json"), ("--help",), ("--version",), ("turn", "--help")]
+)
 def test_whoever_has_read_enough_is_not_told_a_traceback(arguments: tuple[str, ...], tmp_path: Path) -> None:
     reads, writes = os.pipe()
     os.close(reads)

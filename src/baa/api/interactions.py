@@ -59,7 +59,7 @@ class AnswerInteraction(Struct, rename="camel", forbid_unknown_fields=True, kw_o
 
 
 class Interaction(Struct, rename="camel", kw_only=True, frozen=True):
-    """An interaction as codexd tells it. `request` is Codex's own object; `answer` is what was answered, as it came."""
+    """An interaction as codexd tells it. `request` is Codex's own object; `answer` is what was answered, without its secrets."""
 
     interaction_id: str
     session_id: str

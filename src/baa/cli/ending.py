@@ -25,6 +25,10 @@ def ended(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # whoever read this has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_EXIT
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # rich has met it, and leaves with 1
+            return SIGPIPE_EXIT
+        raise
     return code
 
 
