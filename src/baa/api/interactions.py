@@ -59,7 +59,9 @@ class AnswerInteraction(Struct, rename="camel", forbid_unknown_fields=True, kw_o
 
 
 class Interaction(Struct, rename="camel", kw_only=True, frozen=True):
-    """An interaction as codexd tells it. `request` is Codex's own object; `answer` is what was answered, without its secrets."""
+    """An interaction as codexd tells it. `request` is Codex's own object; `answer` is what was answered, but for its
+    secrets.
+    """
 
     interaction_id: str
     session_id: str
