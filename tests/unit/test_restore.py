@@ -18,7 +18,7 @@ from baa.clock import SystemClock
 from baa.codexd import restore, schema, tables
 from baa.codexd.machines.session import Session
 from baa.codexd.machines.turn import Item, Turn
-from baa.codexd.restore import Key, Restored
+from baa.codexd.restore import Restored
 from baa.codexd.seal import Seal
 from tests.support.script import ASKED, SETTINGS
 
@@ -148,10 +148,3 @@ def test_what_the_living_child_was_asked_is_waited_for_and_not_asked_again(
 
     assert (log.session().opening_in, log.session().asking_in) == waiting
     assert log.restored().generation == 2
-
-
-def test_a_key_is_restored_with_the_answer_that_was_given(log: Log) -> None:
-    log.queue("trn_a", key="k")
-    log.add(EventType.TURN_FAILED, e.TurnEnded(), "trn_a")
-
-    assert log.restored().keys == {"k": Key("hash", "trn_a", 1)}

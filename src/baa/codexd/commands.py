@@ -16,11 +16,11 @@ from baa.api.events import EventType
 from baa.api.interactions import AnswerInteraction
 from baa.api.sessions import Fork, InputPart, OnBusy, Origin, SessionSettings, TurnRequest, TurnStatus
 from baa.clock import Clock
-from baa.codexd import reading
 from baa.codexd.appserver import lines
 from baa.codexd.appserver.messages import RUNNING, StoredThread, StoredThreadResult, TurnsResult
 from baa.codexd.appserver.versions import MISSING
 from baa.codexd.eventlog import Transaction
+from baa.codexd.keys import Key
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.inputs import NewEvent
 from baa.codexd.machines.interaction import Question, misfit
@@ -28,7 +28,6 @@ from baa.codexd.machines.requests import REQUESTED, ending, waits
 from baa.codexd.machines.session import Session
 from baa.codexd.machines.turn import StopWish, Turn, TurnChange
 from baa.codexd.main_loop import MainLoop
-from baa.codexd.restore import Key
 
 STEER_S: Final = 10.0
 """Seconds that a steer waits for its turn to be running, and as many for Codex's answer; 0.01 are usual."""
@@ -210,7 +209,7 @@ class Commands:
             found.append(known)
 
         # Of a key that is known the turn may only wait for space, and is then answered as it was meant.
-        await self._loop.ask(decide, new=lambda: key not in self._loop.keys)
+        await self._loop.ask(decide, new=lambda: key is None or self._loop.keys.get(key) is None)
         return found[0]
 
     def _begin(self, transaction: Transaction, wanted: _Wanted, key: str | None, body_hash: str) -> Key:
@@ -228,12 +227,17 @@ class Commands:
             entry = Key(body_hash, wanted.turn_id, 0)
             given = i.TurnRequested(wanted.turn_id, wanted.request, key, hash_, wanted.origin)
         if key is not None:
-            loop.keys[key] = entry
-        transaction.done.append(lambda seq: setattr(entry, "seq", seq))
+            loop.keys.use(key, entry)
+        transaction.done.append(lambda seq: self._committed(key, entry, seq))
         loop.step(session, given, transaction)
         if first is not None and wanted.on_busy is OnBusy.INTERRUPT:
             loop.step(self._session(wanted.session_id), i.StopTurn(first.turn_id, REPLACED), transaction)
         return entry
+
+    def _committed(self, key: str | None, entry: Key, seq: int) -> None:
+        entry.seq = seq
+        if key is not None and entry.steering is None:
+            self._loop.keys.answered(key, entry)
 
     async def steer(self, turn_id: str, input_: tuple[InputPart, ...], *, steer_id: str | None = None) -> None:
         """Give more input to a turn. Returns once Codex took it. Raises Rejected (404, 409), PeerFailed."""
@@ -270,13 +274,11 @@ class Commands:
                 Code.CODEX_FAILED, "Codex did not say whether it took the input. A turn.steered event will tell."
             ) from None
         if error is None:
-            if entry is not None:
-                if key is not None:  # what a codexd after this one will answer
-                    entry.seq = reading.seq_of_key(self._loop.log.reader(), key)
-                entry.steering = None
+            if key is not None and entry is not None:
+                self._loop.keys.answered(key, entry)
             return True
-        if key is not None and self._loop.keys.get(key) is entry:  # nothing came of it: the key may be used again
-            del self._loop.keys[key]
+        if key is not None and entry is not None:  # nothing came of it: the key may be used again
+            self._loop.keys.forget(key, entry)
         if error.get("unsent"):
             raise Rejected(
                 Code.TURN_NOT_RUNNING, "The turn has not begun yet. Wait for turn.started, or enqueue a turn."

@@ -30,6 +30,7 @@ from baa.codexd.deadlines import DUE, Due
 from baa.codexd.eventlog import EventLog, Transaction
 from baa.codexd.generation import Generation
 from baa.codexd.intake import Intake
+from baa.codexd.keys import Key, Keys
 from baa.codexd.machines import inputs as i
 from baa.codexd.machines.child import Child, ChildChange
 from baa.codexd.machines.inputs import NewEvent
@@ -38,7 +39,7 @@ from baa.codexd.machines.step import step
 from baa.codexd.machines.turn import Turn
 from baa.codexd.redacting import Private
 from baa.codexd.registry import Registry
-from baa.codexd.restore import Key, Restored
+from baa.codexd.restore import Restored
 from baa.codexd.timers import USUAL, Periods, Timers
 from baa.codexd.walltime import WallTime
 
@@ -89,7 +90,7 @@ class MainLoop:
         self.child = Child(generation=restored.generation)
         self.timers = Timers(clock)
         self.timers.restore(restored.timers)
-        self.keys = restored.keys
+        self.keys = Keys(log.reader)
         self.steering: dict[str, asyncio.Future[dict[str, Any] | None]] = {}
         self.periods = periods
         self.login_required = False
@@ -130,7 +131,7 @@ class MainLoop:
             waiting = self.steering[steer.steer_id] = asyncio.get_running_loop().create_future()
             if steer.idempotency_key is not None and steer.body_hash is not None:
                 key = Key(steer.body_hash, turn.turn_id, self.log.head, steered=True, steering=waiting)
-                self.keys[steer.idempotency_key] = key
+                self.keys.use(steer.idempotency_key, key)
 
     # --- what others ask
 

@@ -286,12 +286,6 @@ def last_ended(connection: apsw.Connection, session_id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def seq_of_key(connection: apsw.Connection, key: str) -> int:
-    """The place in the log just before what was asked for with this Idempotency-Key."""
-    row: tuple[int] = next(connection.execute("SELECT seq FROM idempotency_key WHERE key = ?", (key,)))
-    return row[0]
-
-
 def _turn_of(row: tuple[Any, ...]) -> Turn:
     (turn_id, session_id, codex_id, status, origin, reason, error, evidence, request, final, output, *rest) = row
     usage, diff, plan, queued_at, accepted_at, started_at, ended_at, _ = rest

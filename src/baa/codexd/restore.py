@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,10 @@ from baa.codexd.walltime import ago_ms
 
 
 @dataclass(slots=True)
-class Key:
-    """An Idempotency-Key that was used: for which body, and what was answered. `steering`: not answered yet."""
-
-    body_hash: str
-    turn_id: str
-    seq: int
-    steered: bool = False
-    steering: asyncio.Future[dict[str, Any] | None] | None = None
-
-
-@dataclass(slots=True)
 class Restored:
     """What boot read from the tables. `silent_ms`: for how long nothing was heard of a running turn that may stall."""
 
     sessions: dict[str, Session] = field(default_factory=dict)
-    keys: dict[str, Key] = field(default_factory=dict)
     timers: list[StoredTimer] = field(default_factory=list)
     silent_ms: dict[str, int] = field(default_factory=dict)
     generation: int = 0
@@ -80,10 +67,6 @@ def restore(connection: apsw.Connection, clock: Clock, seal: Seal) -> Restored:
     _endings(connection, restored, seal)
     _questions(connection, restored, kept)
     _asked(connection, restored, seal)
-    for key, body_hash, turn_id, seq, steered in connection.execute(
-        "SELECT key, body_hash, turn_id, seq, steered FROM idempotency_key"
-    ):
-        restored.keys[key] = Key(body_hash, turn_id, seq, bool(steered))
     for owner_id, kind, boot, monotonic_ms, utc_ms in connection.execute(
         "SELECT owner_id, kind, boot_id, monotonic_ms, utc_ms FROM timer"
     ):
