@@ -24,7 +24,7 @@ import sqlalchemy as sa
 import structlog
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, error
 
-from baa.engine import queue_log
+from baa.engine import queue_log, sqlite_time
 from baa.engine.store import EngineFailed, Lost
 
 T = TypeVar("T")
@@ -97,6 +97,7 @@ async def open_queue(url: str) -> Queue:
     Raises EngineFailed where the database cannot be reached: try again.
     """
     queue_log.take_over()
+    sqlite_time.listen()
     threads = ThreadPoolExecutor(2, thread_name_prefix="queue")
     try:
         client = await _call(threads, lambda: _prepare(url))
