@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, closing
 from itertools import pairwise
 from pathlib import Path
 
+import apsw
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -134,6 +135,28 @@ async def test_what_tells_nobody_anything_is_committed_before_the_next_that_does
         await log.wait_past(0)
 
         assert list(log.reader().execute("SELECT value FROM meta WHERE key = 'k'")) == [("ab",)]
+
+
+async def test_what_tells_nobody_anything_costs_no_commit_of_its_own(path: Path) -> None:
+    commits = [0]
+
+    def counted() -> bool:
+        commits[0] += 1
+        return False
+
+    def hook(connection: apsw.Connection) -> None:
+        connection.set_commit_hook(counted)
+
+    apsw.connection_hooks.append(hook)
+    try:
+        async with opened(path) as log:
+            commits[0] = 0
+            for _ in range(20):
+                log.submit(Transaction(statements=[("UPDATE meta SET value = value WHERE key = 'epoch'", ())]))
+                await committed(log, Transaction([warning("x")]))
+            assert commits == [20]
+    finally:
+        apsw.connection_hooks.remove(hook)
 
 
 async def test_what_tells_nobody_anything_is_committed_though_nothing_follows(path: Path) -> None:

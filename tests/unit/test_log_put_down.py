@@ -7,8 +7,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from baa.codexd.eventlog import Transaction
+from baa.codexd.eventlog import UNPUT_MAX, Transaction
 from baa.codexd.stored import Stored
+from tests.support.house import until
 from tests.unit.test_eventlog import WAIT_S, committed, opened, warning
 
 
@@ -62,3 +63,26 @@ async def test_the_log_file_is_told_of_all_that_was_committed_when_the_log_is_cl
         log.on_events = lambda events: put.extend(event.seq for event in events)
         await committed(log, *(Transaction([warning("x")] * 300) for _ in range(5)))
     assert put == list(range(1, 1501))
+
+
+async def test_it_is_put_down_soon_though_the_writer_never_rests(tmp_path: Path) -> None:
+    slow = (
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
+        " INSERT OR REPLACE INTO meta (key, value) SELECT 'k', max(i) FROM n",
+        (),
+    )
+    put: list[int] = []
+    given: list[Transaction] = []
+    async with opened(tmp_path / "log.sqlite3") as log:
+        log.on_events = lambda events: put.extend(event.seq for event in events)
+
+        def go_on(_: int) -> None:
+            if not put and len(given) < UNPUT_MAX - 1:
+                given.append(Transaction([warning("x")], [slow], [go_on]))
+                log.submit(given[-1])
+
+        for _ in range(4):
+            go_on(0)
+        await until(lambda: bool(put) or log.head == UNPUT_MAX - 1)
+        assert put
+        assert log.head < UNPUT_MAX - 1

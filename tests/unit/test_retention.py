@@ -458,4 +458,3 @@ async def test_a_live_reader_that_falls_below_the_cut_is_closed_with_a_code_of_i
         assert [message["type"] for message in slow.sent[:2]] == ["websocket.accept", "websocket.send"]
         assert slow.sent[-1] == {"type": "websocket.close", "code": 4410, "reason": "cursor_expired"}
         assert len(slow.sent) == 4
-        assert all(each.sent[-1]["type"] == "websocket.send" for each in along)

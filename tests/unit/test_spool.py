@@ -115,6 +115,28 @@ def test_lines_go_on_from_segment_to_segment_and_the_offset_is_one_number(folder
     spool.close()
 
 
+def test_where_another_segment_follows_there_is_more_to_read_at_once(folder: Path) -> None:
+    write(folder, {0: b"one\n", 4: b"two\n"})
+    spool = Spool(folder, 0)
+    assert [spool.read(), spool.read(), spool.read()] == [([b"one"], True), ([b"two"], False), ([], False)]
+    spool.close()
+
+
+def test_a_segment_that_cannot_be_removed_is_tried_again_with_the_next(folder: Path) -> None:
+    write(folder, {0: b"one\n", 4: b"two\n"})
+    spool = Spool(folder, 0)
+    read_all(spool)
+    (folder / "0").unlink()
+    (folder / "0").mkdir()
+    spool.let_go(8)
+    assert left(folder) == [0, 4]
+    (folder / "0").rmdir()
+    (folder / "0").touch()
+    spool.let_go(8)
+    assert left(folder) == [4]
+    spool.close()
+
+
 @pytest.mark.parametrize("offset", [0, 4, 8])
 def test_a_reader_that_comes_back_goes_on_in_the_segment_of_its_offset(folder: Path, offset: int) -> None:
     write(folder, {0: b"one\ntw", 6: b"o\n", 8: b"three\n"})

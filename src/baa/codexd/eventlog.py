@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import threading
 from collections import deque
@@ -52,9 +53,10 @@ TOGETHER_MAX: Final = 500
 last is written."""
 
 UNPUT_S: Final = 0.002
+UNPUT_LONGEST_S: Final = 0.1
 UNPUT_MAX: Final = 1000
-"""Seconds of quiet, or events, after which what was committed is put down in the log file as well: while that is done
-the other thread could not tell anybody what was committed."""
+"""What was committed is put down in the log file as well: after so many seconds of quiet, or so many since it was told,
+or so many events. While that is done the other thread could not tell anybody what was committed."""
 
 TAIL_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the newest events kept in memory, so that those who read along do not ask the file."""
@@ -120,6 +122,7 @@ class EventLog:
         self._distrusted = self.went_back is not None
         self._unmarked: tuple[int, bytes] | None = None
         self._unput: list[Stored] = []
+        self._unput_until = math.inf
         self._mark_at = 0.0
         self.tail: deque[Stored] = deque()
         self._tail_bytes = 0
@@ -248,7 +251,7 @@ class EventLog:
             if self._filled:
                 self._look_for_space()
             batch = self._take()
-            if not batch or len(self._unput) > UNPUT_MAX:
+            if not batch or len(self._unput) > UNPUT_MAX or self.stamp >= self._unput_until:
                 self._put_down()
             if not batch:
                 if self._closing.is_set() and self._given.empty():
@@ -262,12 +265,14 @@ class EventLog:
                 self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 if isinstance(error, apsw.CorruptError):
                     opening.put_down_damage(self.path, str(error))
-                self._put_down()
                 self._tell(self._fail, error)
+                self._put_down()
                 return
             self.stamp = self._clock.monotonic()
             self._tell(self._committed, told, stored)
             if stored:
+                if not self._unput:
+                    self._unput_until = self.stamp + UNPUT_LONGEST_S
                 self._unput += stored
                 self._unmarked = (stored[-1].seq, stored[-1].body)
             self._mark()
@@ -276,6 +281,8 @@ class EventLog:
 
     def _put_down(self) -> None:
         stored, self._unput = self._unput, []
+        if not stored:
+            return
         try:
             self.on_events(stored)
         except Exception as error:  # boundary: log file. What is committed stands, whatever cannot be said of it.
@@ -322,6 +329,7 @@ class EventLog:
                 if self._closing.is_set():
                     raise
             self._tell(self.stuck.set)
+            self._put_down()
             self._closing.wait(SPACE_S)
             self.stamp = self._clock.monotonic()
 
@@ -423,17 +431,19 @@ class EventLog:
         self._backlog -= sum(len(transaction.events) for transaction, _ in told)
         self.stuck.clear()
         self._measure_backlog()
-        if stored:
-            self.head = stored[-1].seq
-            self._keep(stored)
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
-            self.on_news()
+        if self.failed.done():  # what is committed now is told by the next codexd
+            return
         try:
-            for transaction, seq in told:  # first what Codex and callers wait for
+            if stored:
+                self.head = stored[-1].seq
+                self._keep(stored)
+                changed, self._changed = self._changed, asyncio.Event()
+                changed.set()
+                self.on_news()
+            for transaction, seq in told:
                 for call in transaction.done:
                     call(seq)
-        except Exception as mistake:  # boundary: telling. Of a mistake of ours codexd ends; the next tells the rest.
+        except Exception as mistake:  # boundary: telling. It is ours: codexd ends of it.
             if not self.failed.done():
                 self.failed.set_exception(mistake)
 

@@ -251,8 +251,8 @@ class MainLoop:
             command = self._inbox.popleft()
             if not command.answer.cancelled():
                 self._decide(command)
-        generation = self._reading()
-        if generation is not None and (self._heard or generation.more or self._due()):
+        due, generation = self._due(), self._reading()
+        if generation is not None and (self._heard or generation.more or self._behind or due):
             self._heard = False
             transaction = Transaction()
             self.ingest(generation, transaction)
@@ -262,7 +262,7 @@ class MainLoop:
         self._submit(transaction)
         # What ended while nothing was read must not be expired first.
         self._behind = bool(self.log.full) or (self._behind and self._spool_waits())
-        if not self._behind:
+        if due and not self._behind:
             self._look_at_clocks()
 
     def _due(self) -> bool:
@@ -271,8 +271,6 @@ class MainLoop:
         return next_in is not None and next_in <= 0
 
     def _look_at_clocks(self) -> None:
-        if not self._due():
-            return
         transaction = Transaction()
         for owner_id, kind in list(self.timers.over(self.sessions.asking())):
             session = self.sessions.of_owner(owner_id)

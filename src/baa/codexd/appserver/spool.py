@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from baa.codexd.appserver.jsonrpc import LineSplitter
+
+_log = structlog.get_logger("spool")
 
 CHUNK: Final = 128 * 1024
 """Bytes of the spool taken at once: enough to be worth a commit, little enough that the loop goes on answering."""
@@ -77,7 +81,9 @@ class Spool:
                 self._passed.append(self._begins)
                 self._open(following[0])
                 data = self._read()
-        return self._splitter.feed(data), len(data) == CHUNK
+        # A segment that follows is named by the place where this one ends, and was not rung for by itself.
+        more = len(data) == CHUNK or (bool(data) and os.path.exists(f"{self._path}/{self._at}"))
+        return self._splitter.feed(data), more
 
     def _read(self) -> bytes:
         assert self._file is not None
@@ -98,7 +104,11 @@ class Spool:
     def let_go(self, committed: int) -> None:
         """Remove the segments that end at or before an offset that is in the log: the keeper may write on instead."""
         while self._passed and [*self._passed[1:], self._begins][0] <= committed:
-            (self._path / str(self._passed[0])).unlink(missing_ok=True)
+            try:
+                (self._path / str(self._passed[0])).unlink(missing_ok=True)
+            except OSError as error:  # it is tried again with the next one
+                _log.warning("spool.not_removed", segment=self._passed[0], why=str(error))
+                return
             del self._passed[0]
 
     def size(self) -> int:
