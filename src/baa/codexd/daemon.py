@@ -79,8 +79,9 @@ async def run(config: Config, stop: Stop, on_started: Callable[[str], None]) -> 
         sock = serve.bind(config.address.host, config.address.port)
         async with _started(config, sock, clock, umask) as (daemon, left), asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(presence.watch(config.state_dir / "daemon.lock", lock), name="presence")
-            await _serve(daemon, left, config, sock, stop, on_started)
+            handed_over = await _serve(daemon, left, config, sock, stop, on_started)
             watching.cancel()
+        _log.info("handed over" if handed_over else "stopped")  # behind all that the log had to put down
     except _StoppedFull as full:
         raise CannotStart(str(full), exit_code=EX_IOERR) from None
     except LogFailed as failed:
@@ -191,7 +192,8 @@ async def _serve(
     sock: socket.socket,
     stop: Stop,
     on_started: Callable[[str], None],
-) -> None:
+) -> bool:
+    """Serve until codexd is told to stop, and stop. Whether another codexd was to go on with what runs."""
     policy = _policy(config)
     daemon.loop.may_open, daemon.loop.may_hand = policy.opened, policy.handed
     attaching = Attaching(
@@ -231,7 +233,7 @@ async def _serve(
             keepers = config.state_dir / "keepers"
             await _stop_full(daemon, None if handed_over else keepers)
     published.forget(config.endpoint_file, "codexd", daemon.pid)
-    _log.info("handed over" if handed_over else "stopped")
+    return handed_over
 
 
 async def _look_after_child(daemon: Daemon, left: Generation | None) -> None:
