@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from baa.api.events import Cursor
 from baa.codexd.eventlog import EventLog
-from baa.codexd.subscriptions import _Rounds, begun
+from baa.codexd.subscriptions import FEW, Subscriptions, Wanted, _Rounds, begun
 
 EVENTS = 60
 
@@ -20,7 +21,12 @@ class Head:
 
     def __init__(self) -> None:
         self.head = 0
+        self.oldest = 1
+        self.epoch = "e"
         self.on_news: Callable[[], None] = lambda: None
+
+    def cursor(self, seq: int) -> Cursor:
+        return Cursor(self.epoch, seq)
 
 
 def rounds_of(log: Head) -> _Rounds:
@@ -74,3 +80,26 @@ async def test_every_reader_comes_to_the_last_event_however_many_there_are_meanw
             for _ in range(dice.randint(0, 4)):
                 await ready()
         rounds.together = dice.random() < 0.5
+
+
+async def test_few_readers_are_told_at_once_and_only_many_rest_between_rounds() -> None:
+    log = Head()
+    subscriptions = Subscriptions(cast("EventLog", cast("Any", log)))
+    gone = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "websocket.disconnect"}
+
+    async def tell(*_: object) -> None:
+        return
+
+    rests: list[bool] = []
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(FEW + 1):
+            tasks.create_task(subscriptions._follow(Wanted(Cursor("e", 0), None, None), receive, tell))
+            await ready()
+            rests.append(subscriptions._rounds.together)
+        gone.set()
+    assert rests == [False] * FEW + [True]
+    assert not subscriptions._rounds.together
