@@ -115,6 +115,7 @@ async def test_an_interrupt_by_key_ends_the_turn(house: House) -> None:
         (_, slow) = await turns_of(node, session_id)
         steered = await told(node, session_id, "turn.steered")
         assert (steered["turnId"], steered["payload"]["input"][0]["text"]) == (slow["turnId"], "typed meanwhile")
+        assert (await node.end_of_turn(slow["turnId"]))["status"] == "completed"
         turn_id = await node.turn(session_id, "slow 2")
         await screen.shows("slow 2", "Begins.")
         await screen.press_until("Escape", lambda text: "interrupted" in text, "an interrupt")

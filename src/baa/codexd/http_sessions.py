@@ -54,8 +54,9 @@ def routes(daemon: Daemon, policy: Policy) -> list[Any]:
 
     @get("/v1/codexd/sessions/{session_id:str}", opt={OPT: "read"})
     async def read_session(session_id: FromPath[str]) -> Response[bytes]:
-        found = _session(daemon, session_id)
-        asking = reading.open_interactions(log.reader(), session_id)
+        with log.reader():  # one view: how many are open, and which
+            found = _session(daemon, session_id)
+            asking = reading.open_interactions(log.reader(), session_id)
         return answer({"session": msgspec.structs.replace(found, interactions=asking)})
 
     @get("/v1/codexd/sessions/{session_id:str}/turns", opt={OPT: "read"})
