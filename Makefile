@@ -45,7 +45,7 @@ proof: setup-dev ## The same in a few lines: faults survived, events lost, acks 
 bench: setup-dev ## Every figure beside the bare app-server, the peers and its target, on this machine (ARGS=--short; five minutes)
 	@$(BIN)/python -m bench --json .bench/figures.json --plots .bench $(ARGS)
 
-compat: setup-dev ## The tests of what Codex does for codexd, on other releases of it (ARGS=VERSION…; all: gigabytes and an hour)
+compat: setup-dev ## The tests of what Codex does for codexd, on other releases of it (ARGS=VERSION…; all: gigabytes and half an hour)
 	@$(BIN)/python -m tests.proof.compat $(ARGS)
 
 schema-diff: setup-dev ## Two releases of Codex, A=… B=… (versions or paths), compared in the part of the app-server that codexd uses
